@@ -1,0 +1,232 @@
+"""What differs between Windows, macOS and Linux, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import platformdirs
+import psutil
+
+__all__ = [
+    "ProcessStamp",
+    "available_memory_bytes",
+    "fast_scratch_dir",
+    "lower_priority",
+    "make_private",
+    "preallocate",
+    "replace",
+    "runtime_dir",
+    "spawn_detached",
+    "stop_on_signals",
+    "sync_directory",
+    "sync_file",
+    "user_data_dir",
+]
+
+WINDOWS = sys.platform == "win32"
+_APP = "deepfocus-live"
+RUNTIME_DIR_VARIABLE = "DEEPFOCUS_LIVE_RUNTIME_DIR"
+"""Environment variable that gives a process and its children a daemon of their own."""
+
+
+def runtime_dir() -> Path:
+    """Return the folder for what lives as long as a daemon: runtime file, lock, rings, log."""
+    override = os.environ.get(RUNTIME_DIR_VARIABLE)
+    path = Path(override) if override else Path(platformdirs.user_runtime_dir(_APP))
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        # A login without a session manager has no /run/user/<id>.
+        path = Path(platformdirs.user_cache_dir(_APP)) / "runtime"
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def user_data_dir() -> Path:
+    """Return the folder for what outlives every daemon: the models."""
+    return Path(platformdirs.user_data_dir(_APP, appauthor=False))
+
+
+def fast_scratch_dir(need_bytes: int, fallback: Path) -> Path:
+    """Return a memory-backed folder that has room for `need_bytes`, else `fallback`."""
+    shm = Path("/dev/shm")
+    if sys.platform == "linux" and os.access(shm, os.W_OK):
+        # Half of what is free stays free: a full tmpfs kills whoever writes next.
+        if psutil.disk_usage(str(shm)).free // 2 >= need_bytes:
+            return shm
+    return fallback
+
+
+def preallocate(path: Path, size: int) -> None:
+    """Create `path` with `size` bytes that really exist.
+
+    A sparse file on a full file system would end the process that touches its
+    mapping with SIGBUS: here the microscope's.
+
+    Raises
+    ------
+    OSError
+        If there is no room; nothing is left behind.
+    """
+    try:
+        with path.open("xb") as file:
+            make_private(path)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                block = bytes(min(size, 1 << 24))
+                for start in range(0, size, len(block)):
+                    file.write(block[: size - start])
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(fd: int) -> None:
+    """Return when the file's data are on the medium."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        # Plain fsync on macOS stops at the drive's own cache.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def sync_directory(path: Path | str) -> None:
+    """Return when new names in `path` are on the medium; Windows has no such call."""
+    if WINDOWS:
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace(source: Path | str, target: Path | str, *, patience_s: float = 2.0) -> None:
+    """Rename `source` over `target` atomically.
+
+    On Windows a reader or a virus scanner that holds `target` open makes this
+    fail for a moment, so it is tried again.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def make_private(path: Path) -> None:
+    """Let only this user read and write `path` (on Windows the profile folder's rights do)."""
+    if not WINDOWS:
+        path.chmod(0o600)
+
+
+def lower_priority() -> None:
+    """Make this process yield to every other."""
+    process = psutil.Process()
+    with contextlib.suppress(psutil.AccessDenied):
+        if sys.platform == "win32":
+            process.nice(psutil.IDLE_PRIORITY_CLASS)
+        else:
+            process.nice(19)
+
+
+def spawn_detached(
+    command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` so that it survives its parent and its terminal; output goes to `log`.
+
+    No pipe is inherited: a caller that reads ours until its end must not hang.
+    """
+    flags = 0
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=None if env is None else dict(env),
+            close_fds=True,
+            start_new_session=not WINDOWS,
+            creationflags=flags,
+        )
+
+
+def stop_on_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a process to end in order."""
+    if sys.platform == "win32":
+        return (signal.SIGINT, signal.SIGBREAK)
+    return (signal.SIGINT, signal.SIGTERM)
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+class ProcessStamp:
+    """Tell a process from a later one that was given the same number.
+
+    Compared by pid and start time, both in plain numbers so that they can
+    stand in a file.
+    """
+
+    def __init__(self, pid: int, started: float) -> None:
+        self.pid = pid
+        self.started = started
+
+    @classmethod
+    def mine(cls) -> ProcessStamp:
+        """Return the stamp of this process."""
+        process = psutil.Process()
+        return cls(process.pid, process.create_time())
+
+    def alive(self) -> bool:
+        """Return whether this very process still runs (a zombie does not)."""
+        try:
+            process = psutil.Process(self.pid)
+            # Start times are rounded differently by different readers.
+            if abs(process.create_time() - self.started) > 1.0:
+                return False
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for this very process to end; return whether it has."""
+        deadline = time.monotonic() + timeout_s
+        while self.alive():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def kill(self) -> None:
+        """End this very process at once and wait until it is gone."""
+        if not self.alive():
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            process.kill()
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(timeout=5)

@@ -1,0 +1,155 @@
+"""`start`, `stop`, `status`, `logs`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deepfocus_live.cli._options import ConfigOption, ModelsOption, OutputOption
+from deepfocus_live.config import load_config
+from deepfocus_live.errors import InputError
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family's commands."""
+    app.command()(start)
+    app.command()(stop)
+    app.command()(status)
+    app.command()(logs)
+
+
+def start(
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    host: Annotated[str | None, typer.Option(help="Address that the page is served at.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the page; 0 takes any.")] = None,
+    models: ModelsOption = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it is ready; it goes on.")
+    ] = False,
+) -> None:
+    """Start the daemon and print the page's address."""
+    settings = load_config(
+        config, output=_text(output), web__host=host, web__port=port, models=_text(models)
+    )
+    if detach:
+        _start_detached(config, output, host, port, models)
+        return
+    from deepfocus_live.daemon import run_daemon
+
+    run_daemon(settings)
+
+
+def _start_detached(
+    config: Path | None,
+    output: Path | None,
+    host: str | None,
+    port: int | None,
+    models: Path | None,
+) -> None:
+    from deepfocus_live.ring import DaemonDidNotStart, find_daemon, start_daemon
+
+    first = find_daemon()
+    if first is not None:
+        raise InputError(
+            f"a daemon is running already (pid {first.pid}), its page is at {first.page} "
+            "`deepfocus-live stop` ends it."
+        )
+    given = {
+        "--config": config and config.absolute(),
+        "--output": output and output.absolute(),
+        "--host": host,
+        "--port": port,
+        "--models": models and models.absolute(),
+    }
+    arguments = [
+        part for key, value in given.items() if value is not None for part in (key, str(value))
+    ]
+    try:
+        address = start_daemon(arguments)
+    except DaemonDidNotStart as error:
+        raise InputError(str(error).removeprefix("deepfocus-live: ")) from None
+    typer.echo(f"the daemon runs (pid {address.pid}); the page is at {address.page}")
+
+
+def stop(
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for acquisitions, masks and labels.")
+    ] = False,
+) -> None:
+    """Stop the daemon: acquisitions end first, masks and labels are finished."""
+    from deepfocus_live.ring import find_daemon
+
+    address = find_daemon()
+    if address is None:
+        typer.echo("no daemon is running.")
+        return
+    client = address.connect()
+    answer = client.ask({"type": "stop", "now": now})
+    if answer.get("acquiring") and not now:
+        typer.echo("an acquisition is running; the daemon ends after it (--now: at once).")
+    while address.stamp.alive():
+        time.sleep(0.05)
+    typer.echo("stopped.")
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Say what the daemon does. Exit code 1 when none is running."""
+    from deepfocus_live.ring import find_daemon
+
+    address = find_daemon()
+    if address is None:
+        typer.echo(json.dumps({"state": "not running"}) if as_json else "no daemon is running.")
+        raise typer.Exit(1)
+    client = address.connect()
+    found = client.ask({"type": "status"})["status"]
+    client.close()
+    typer.echo(json.dumps(found, indent=1) if as_json else _in_words(found))
+
+
+def logs(
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.")] = 50,
+) -> None:
+    """Print the end of the log of a daemon that runs detached."""
+    from deepfocus_live.ring import log_path
+
+    path = log_path()
+    if not path.exists():
+        raise InputError(f"{path}: no log yet; it is written by daemons that run detached.")
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]:
+        typer.echo(line)
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    waiting = found["waiting"]
+    said = [
+        f"{found['state']} · pid {found['pid']} · {found['address']}",
+        f"model {found['model']} on {found['provider']}",
+        f"waiting: {waiting['frames']} frames, {waiting['masks']} masks, "
+        f"{waiting['slices_to_label']} slices to label",
+        f"free on {found['output']}: {found['disk_free_bytes'] / 1e9:.1f} GB",
+    ]
+    if found["run"]:
+        run = found["run"]
+        expected = run["frames_expected"] or "?"
+        said.append(
+            f"run {run['name']}: {run['frames_durable']} of {expected} stored, "
+            f"{run['frames_masked']} masked · {run['path']}"
+        )
+    for name in ("camera_to_durable_ms", "camera_to_mask_ms"):
+        if found[name]:
+            words = name.removesuffix("_ms").replace("_", " ")
+            said.append(f"{words}: median {found[name]['p50']} ms, p99 {found[name]['p99']} ms")
+    return "\n".join([*said, *(f"warning: {text}" for text in found["warnings"])])
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().absolute())

@@ -1,0 +1,197 @@
+"""The configuration: one tree of models, which is the YAML file's schema."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deepfocus_live.errors import InputError
+
+__all__ = [
+    "Config",
+    "InferenceConfig",
+    "LabelsConfig",
+    "LearningConfig",
+    "ProfileConfig",
+    "RingConfig",
+    "StorageConfig",
+    "WebConfig",
+    "load_config",
+    "packaged_data",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class WebConfig(_Section):
+    """The live page."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8765
+    """0 takes any free port."""
+
+
+class StorageConfig(_Section):
+    """How slices reach the disk."""
+
+    codec: Literal["lz4", "zstd", "none"] = "lz4"
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    durability: Literal["power-loss", "process"] = "power-loss"
+    """`power-loss` syncs before it acknowledges; `process` survives a killed daemon only."""
+
+
+class RingConfig(_Section):
+    """Shared memory between the microscope's process and the daemon."""
+
+    slots: Annotated[int, Field(ge=2, le=4096)] | None = None
+    """None: as many frames as fit `memory_mb`."""
+    memory_mb: Annotated[int, Field(ge=1)] | None = None
+    """None: an eighth of the memory that is free at the start, at most 2048."""
+
+
+class InferenceConfig(_Section):
+    """The live masks."""
+
+    enabled: bool = True
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """None: as many as there are physical cores."""
+    backlog_mb: Annotated[int, Field(ge=1)] = 512
+    """Slices kept in memory for the masks; older ones are read back from the disk."""
+
+
+class LabelsConfig(_Section):
+    """The weak labels made of every finished stack."""
+
+    enabled: bool = True
+
+
+class LearningConfig(_Section):
+    """Teaching the network from the weak labels, beside the acquisition."""
+
+    after_stacks: Annotated[int, Field(ge=0)] = 0
+    """Fine-tune after so many newly labelled stacks; 0: only when asked."""
+    minutes: Annotated[float, Field(gt=0, le=24 * 60)] = 2.0
+
+
+class ProfileConfig(_Section):
+    """One way of looking at one kind of specimen; each has its own model and history."""
+
+    modality: Literal["brightfield", "phase", "DIC", "fluorescence"] = "brightfield"
+    numerical_aperture: Annotated[float, Field(gt=0, le=1.7)] | None = None
+    immersion_index: Annotated[float, Field(ge=1, le=2)] = 1.0
+    wavelength_nm: Annotated[float, Field(ge=200, le=2000)] | None = None
+    label_preset: str = "axial"
+    channels: tuple[str, ...] = ()
+    """Channels that are segmented; empty: all."""
+
+
+class Config(_Section):
+    """Everything that can be set. `configs/default.yaml` lists every key."""
+
+    output: Path | None = None
+    """Folder that runs are written into; None: `deepfocus-runs` in the home folder."""
+    models: Path | None = None
+    """Folder of the models; None: the user's data folder."""
+    web: WebConfig = WebConfig()
+    storage: StorageConfig = StorageConfig()
+    ring: RingConfig = RingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    labels: LabelsConfig = LabelsConfig()
+    learning: LearningConfig = LearningConfig()
+    python: Path | None = None
+    """Interpreter that `attach` starts the daemon with; None: the one that runs."""
+    profiles: dict[str, ProfileConfig] = {"default": ProfileConfig()}
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder that runs are written into, absolute."""
+        return (self.output or Path.home() / "deepfocus-runs").expanduser().absolute()
+
+
+def packaged_data(name: str) -> Path:
+    """Return the folder `configs` or `onnx_models`, in a checkout or in an installed wheel."""
+    package = Path(__file__).parent
+    installed = package / "_data" / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def load_config(path: Path | str | None = None, **changes: Any) -> Config:
+    """Read a YAML configuration file and put `changes` over it.
+
+    Parameters
+    ----------
+    path : path or None
+        None: the defaults.
+    **changes
+        Values by key; nested keys are written with two underscores
+        (`web__port=0`). None means "as in the file".
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or has a key or value that is not allowed;
+        the message names the key and the nearest one that exists.
+    """
+    tree = {} if path is None else _read_yaml(Path(path))
+    for dotted, value in changes.items():
+        if value is not None:
+            _put(tree, dotted.split("__"), value)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, path)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the configuration: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = " ".join(str(error).split())
+        raise InputError(f"{path}: not a YAML file: {first}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: a configuration is a list of `key: value` lines.")
+    return tree
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = tree.get(key)
+        tree[key] = dict(below) if isinstance(below, dict) else {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def _explain(error: ValidationError, path: Path | str | None) -> str:
+    """Return one line for the first thing that is wrong."""
+    first = error.errors()[0]
+    where = f"{path}: " if path is not None else "configuration: "
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"{where}unknown key `{key}`. Did you mean `{near[0]}`?"
+    given = repr(first.get("input"))
+    return f"{where}`{key}` cannot be {given}: {first['msg']}."
+
+
+def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in parents:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            # The level below `profiles` has names that the user chose.
+            continue
+        inner = [field.annotation, *get_args(field.annotation)]
+        model = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,8 @@
+"""Wires the rooms: lifecycle, scheduling, what is said."""
+
+from __future__ import annotations
+
+from deepfocus_live.daemon._lifecycle import run_daemon
+from deepfocus_live.daemon._service import Daemon, DaemonState
+
+__all__ = ["Daemon", "DaemonState", "run_daemon"]

@@ -1,0 +1,133 @@
+"""The background: pyramids and weak labels, after raw slices and masks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
+
+__all__ = ["Background"]
+
+log = logging.getLogger(__name__)
+
+_YIELD_S = 0.05
+_MOST_YIELDS = 40
+
+
+class Background:
+    """One thread: scores each slice, writes its pyramid, and labels each stack that is whole.
+
+    Parameters
+    ----------
+    busy : callable
+        Whether slices or masks are waiting; they go first.
+    on_labelled : callable
+        Called with (run, stack, in-focus fraction per z) on this thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: bool,
+        busy: Callable[[], bool],
+        on_labelled: Callable[[ActiveRun, StackProgress, list[float | None]], None],
+    ) -> None:
+        self._labels = labels
+        self._busy = busy
+        self._on_labelled = on_labelled
+        self._jobs: deque[StoredSlice | ActiveRun] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="labels", daemon=True)
+        self._thread.start()
+
+    @property
+    def jobs_waiting(self) -> int:
+        """Slices not scored yet."""
+        return len(self._jobs)
+
+    def put(self, job: StoredSlice | ActiveRun) -> None:
+        """Queue a slice; or a run that has ended, whose cut-off stacks are then labelled."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread after the job in hand."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+            self._give_way()
+            job = self._jobs.popleft()
+            run = job.run if isinstance(job, StoredSlice) else job
+            try:
+                if isinstance(job, StoredSlice):
+                    self._score(job)
+                else:
+                    self._finish_run(job)
+            except Exception:
+                log.exception("run %s: a label could not be made", run.spec.name)
+            finally:
+                if isinstance(job, StoredSlice):
+                    job.done()
+                run.owe(-1)
+
+    def _give_way(self) -> None:
+        """Let slices and masks go first, but not for ever."""
+        for _ in range(_MOST_YIELDS):
+            with self._changed:
+                if self._stopping or not self._busy():
+                    return
+                self._changed.wait(_YIELD_S)
+
+    def _score(self, job: StoredSlice) -> None:
+        pixels = job.pixels()
+        job.run.writer.write_pyramid(job.placement, pixels)
+        if not self._labels:
+            return
+        progress = job.run.stack(job.key)
+        progress.labeler.add(job.placement.z, pixels)
+        if len(progress.labeler) >= progress.size_z:
+            self._label(job.run, progress)
+
+    def _finish_run(self, run: ActiveRun) -> None:
+        if self._labels:
+            for progress in run.stacks():
+                if not progress.labelled:
+                    self._label(run, progress)
+
+    def _label(self, run: ActiveRun, progress: StackProgress) -> None:
+        labels = progress.labeler.finish()
+        key = progress.key
+        fractions: list[float | None] = []
+        for z in range(len(labels.arrived)):
+            if not labels.arrived[z]:
+                fractions.append(None)
+                continue
+            placement = key.placement(z)
+            weak, undecided = labels.weak_label_slice(z), labels.undecided_slice(z)
+            run.writer.write_weak_label(placement, weak, undecided)
+            fractions.append(round(float(labels.focus_curve[z]), 6))
+        run.writer.note(
+            "label",
+            image=key.image,
+            t=key.t,
+            c=key.c,
+            preset=run.preset,
+            in_focus_fraction=fractions,
+        )
+        progress.labelled = True
+        self._on_labelled(run, progress, fractions)
+        run.forget(progress)

@@ -1,0 +1,192 @@
+"""The masks: newest slice first, every slice in the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfocus_live.config import Config
+from deepfocus_live.daemon._run import StoredSlice
+from deepfocus_live.errors import InputError
+from deepfocus_live.inference import Inference, InFocusModel, ModelSlot
+from deepfocus_live.model import Registry
+from deepfocus_live.volume import PROBABILITY_SCALE
+
+__all__ = ["MaskMade", "MaskMaker"]
+
+log = logging.getLogger(__name__)
+
+MaskMade = Callable[[StoredSlice, Inference, float, str, str], None]
+"""(slice, result, in-focus fraction, model version, provider)"""
+
+
+class MaskMaker:
+    """One thread that gives every stored slice its mask, and one that watches for new models.
+
+    Parameters
+    ----------
+    config : Config
+        Provider, threads.
+    registry : Registry
+        Where the profiles' current models are.
+    on_mask : callable
+        Called on the mask thread.
+    on_model : callable
+        Called with (profile, version) after a swap, and (profile, None, reason)
+        when a model is refused.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        *,
+        on_mask: MaskMade,
+        on_model: Callable[[str, str | None, str], None],
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._on_mask = on_mask
+        self._on_model = on_model
+        self._slots: dict[str, ModelSlot] = {}
+        self._shapes: dict[str, tuple[int, int]] = {}
+        self._refused: dict[str, str] = {}
+        self._jobs: list[StoredSlice] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._make_masks, name="masks", daemon=True),
+            threading.Thread(target=self._watch_models, name="models", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Load the default profile's model and begin."""
+        self.prepare("default", (512, 512))
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def masks_waiting(self) -> int:
+        """Slices that have no mask yet."""
+        return len(self._jobs)
+
+    def running(self, profile: str) -> tuple[str, str]:
+        """Return the model version in use and what it really runs on."""
+        slot = self._slots.get(profile)
+        return ("none", "none") if slot is None else (slot.model.version, slot.model.provider)
+
+    def prepare(self, profile: str, shape: tuple[int, int]) -> None:
+        """Have the profile's model loaded and warm for slices of `shape`."""
+        settings = self._config.inference
+        slot = self._slots.get(profile)
+        if slot is None:
+            version = self._registry.current(profile)
+            if version.fallback_reason:
+                self._on_model(profile, None, version.fallback_reason)
+            model = InFocusModel.load(version, provider=settings.provider, threads=settings.threads)
+            slot = ModelSlot(model, provider=settings.provider, threads=settings.threads)
+            self._slots[profile] = slot
+        if self._shapes.get(profile) != shape:
+            slot.model.warm_up(shape)
+            self._shapes[profile] = shape
+
+    def put(self, job: StoredSlice) -> None:
+        """Queue a slice; it is the newest, so it comes next."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def put_old(self, jobs: list[StoredSlice]) -> None:
+        """Queue slices of an earlier daemon's life behind all others."""
+        with self._changed:
+            self._jobs[:0] = jobs
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End both threads after the slice in hand."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _make_masks(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                job = self._jobs.pop()
+            try:
+                self._make_mask(job)
+            except Exception:
+                log.exception("%s: no mask for frame %d", job.run.spec.name, job.sequence_number)
+            finally:
+                job.done()
+                job.run.owe(-1)
+
+    def _make_mask(self, job: StoredSlice) -> None:
+        slot = self._slots[job.run.spec.profile]
+        model = slot.model  # one look: the whole slice is this model's
+        result = model.infer(job.pixels())
+        fraction = float(np.count_nonzero(result.mask)) / result.mask.size
+        job.run.writer.write_mask(
+            job.placement,
+            result.mask,
+            _at_stored_resolution(result),
+            sequence_number=job.sequence_number,
+            model=model.version,
+            provider=model.provider,
+            milliseconds=round(result.milliseconds, 3),
+            in_focus_fraction=round(fraction, 6),
+        )
+        self._on_mask(job, result, fraction, model.version, model.provider)
+
+    def _watch_models(self) -> None:
+        while not self._stopping:
+            for profile, slot in list(self._slots.items()):
+                try:
+                    self._follow(profile, slot)
+                except Exception:
+                    log.exception("profile %s: the current model could not be looked at", profile)
+            with self._changed:
+                if not self._stopping:
+                    self._changed.wait_for(lambda: self._stopping, timeout=1.0)
+
+    def _follow(self, profile: str, slot: ModelSlot) -> None:
+        name = self._registry.current_name(profile)
+        if name in (slot.model.version, self._refused.get(profile)):
+            return
+        try:
+            begin = time.monotonic()
+            version = self._registry.current(profile)
+            if version.fallback_reason:
+                raise InputError(version.fallback_reason)
+            slot.swap(version, self._shapes.get(profile, (512, 512)))
+        except InputError as error:
+            # Said once; tried again only when another version is made current.
+            self._refused[profile] = name
+            self._on_model(profile, None, str(error))
+            return
+        self._refused.pop(profile, None)
+        log.info("model %s in use after %.0f ms", name, 1000 * (time.monotonic() - begin))
+        self._on_model(profile, name, "made current")
+
+
+def _at_stored_resolution(result: Inference) -> NDArray[np.uint8]:
+    """Return the probability at the resolution that runs store, whatever the network's is."""
+    height, width = result.mask.shape
+    want = (-(-height // PROBABILITY_SCALE), -(-width // PROBABILITY_SCALE))
+    if result.probability.shape == want:
+        return result.probability
+    rows = (np.arange(want[0]) * result.probability.shape[0]) // want[0]
+    columns = (np.arange(want[1]) * result.probability.shape[1]) // want[1]
+    resized: NDArray[np.uint8] = result.probability[rows[:, None], columns]
+    return resized

@@ -1,0 +1,178 @@
+"""A run that the daemon is working on: what has arrived, what is still owed to it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deepfocus_live.focus import StackLabeler
+from deepfocus_live.frames import FrameHeader, Placement, RunSpec, StackKey
+from deepfocus_live.volume import RunWriter
+
+__all__ = ["ActiveRun", "PixelBudget", "StackProgress", "StoredSlice"]
+
+Pixels = NDArray[Any]
+
+
+class PixelBudget:
+    """How many bytes of slices may wait in memory for their masks and labels."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._left = limit_bytes
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Reserve `size` bytes; return whether there was room."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Return what was taken."""
+        with self._lock:
+            self._left += size
+
+
+class StoredSlice:
+    """A durable slice on its way to its mask and its label.
+
+    Its pixels are in memory while there is room, and are read back otherwise:
+    a backlog costs time, never memory.
+    """
+
+    def __init__(
+        self,
+        run: ActiveRun,
+        placement: Placement,
+        sequence_number: int,
+        *,
+        budget: PixelBudget,
+        pixels: Pixels | None = None,
+        header: FrameHeader | None = None,
+        users: int = 2,
+    ) -> None:
+        self.run = run
+        self.placement = placement
+        self.sequence_number = sequence_number
+        self.header = header
+        self._budget = budget
+        self._users = users
+        self._lock = threading.Lock()
+        self._pixels = pixels if pixels is not None and budget.take(pixels.nbytes) else None
+
+    @property
+    def key(self) -> StackKey:
+        """The stack it belongs to."""
+        return self.placement.stack(self.run.spec.run_id)
+
+    def pixels(self) -> Pixels:
+        """Return the camera's counts, (Y, X)."""
+        pixels = self._pixels
+        return self.run.writer.read_slice(self.placement) if pixels is None else pixels
+
+    def done(self) -> None:
+        """Say that one of its users needs it no more."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._pixels is not None:
+                self._budget.give_back(self._pixels.nbytes)
+                self._pixels = None
+
+
+@dataclass
+class StackProgress:
+    """What is known so far of one focal stack."""
+
+    key: StackKey
+    size_z: int
+    labeler: StackLabeler
+    z_um: dict[int, float | None] = field(default_factory=dict)
+    in_focus_fraction: dict[int, float] = field(default_factory=dict)
+    announced: bool = False
+    labelled: bool = False
+
+    @property
+    def fractions(self) -> list[float | None]:
+        """In-focus fraction per z; None where there is no mask."""
+        size = max(self.size_z, 1 + max(self.in_focus_fraction, default=-1))
+        return [self.in_focus_fraction.get(z) for z in range(size)]
+
+    @property
+    def heights(self) -> list[float | None]:
+        """Height per z in µm; None where it is not known."""
+        return [self.z_um.get(z) for z in range(len(self.fractions))]
+
+    @property
+    def best_z(self) -> int | None:
+        """The slice with most in focus; None where nothing is."""
+        best = max(self.in_focus_fraction, key=self.in_focus_fraction.__getitem__, default=None)
+        return None if best is None or not self.in_focus_fraction[best] else best
+
+
+class ActiveRun:
+    """One run's writer and what is owed to it. Thread-safe."""
+
+    def __init__(self, writer: RunWriter, *, preset: str) -> None:
+        self.writer = writer
+        self.spec: RunSpec = writer.spec
+        self.preset = preset
+        self.ended = False
+        self.segmented = True
+        self.received = 0
+        self.masked = 0
+        self._owed = 0
+        self._in_flight: set[int] = set()
+        self._stacks: dict[StackKey, StackProgress] = {}
+        self._lock = threading.Lock()
+
+    def claim(self, sequence_number: int) -> bool:
+        """Return whether nobody is storing this frame right now, and say that we do."""
+        with self._lock:
+            if sequence_number in self._in_flight:
+                return False
+            self._in_flight.add(sequence_number)
+            self.received += 1
+            return True
+
+    def release(self, sequence_number: int) -> None:
+        """Say that the frame is stored, or that storing it was given up."""
+        with self._lock:
+            self._in_flight.discard(sequence_number)
+
+    def owe(self, jobs: int) -> None:
+        """Count work that must be done before the run can be closed (negative: done)."""
+        with self._lock:
+            self._owed += jobs
+
+    @property
+    def finished(self) -> bool:
+        """Whether the acquisition has ended and nothing is owed any more."""
+        with self._lock:
+            return self.ended and not self._owed and not self._in_flight
+
+    def stack(self, key: StackKey) -> StackProgress:
+        """Return the progress of a stack, begun here where it is new."""
+        with self._lock:
+            progress = self._stacks.get(key)
+            if progress is None:
+                shape = (self.spec.height_px, self.spec.width_px)
+                labeler = StackLabeler(self.preset, shape_yx=shape)
+                progress = StackProgress(key, self.writer.stack_size(key), labeler)
+                self._stacks[key] = progress
+            return progress
+
+    def forget(self, progress: StackProgress) -> None:
+        """Let a stack go that is masked and labelled: its scores take memory."""
+        with self._lock:
+            if progress.announced and progress.labelled:
+                self._stacks.pop(progress.key, None)
+
+    def stacks(self) -> list[StackProgress]:
+        """Return the stacks that are not done."""
+        with self._lock:
+            return list(self._stacks.values())

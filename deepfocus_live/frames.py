@@ -1,0 +1,181 @@
+"""The nouns that every room shares: which frame, of which stack, of which run.
+
+A frame is identified by (run id, sequence number) and nothing else. Its
+`FrameIndex` is the whole useq index; where it is stored is its `Placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "Calibration",
+    "ChannelSpec",
+    "FrameHeader",
+    "FrameIndex",
+    "ImageSpec",
+    "Placement",
+    "RunSpec",
+    "StackKey",
+    "UnitSource",
+]
+
+UnitSource = Literal["stage", "file", "user", "assumed"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A length and where it came from: a unit nobody stated is never passed off as stated.
+
+    Attributes
+    ----------
+    um : float
+        In µm.
+    source : {"stage", "file", "user", "assumed"}
+        Who stated number and unit. "assumed": the number is the file's, its unit is not.
+    """
+
+    um: float
+    source: UnitSource
+
+
+class FrameIndex(Mapping[str, int]):
+    """The whole useq index of a frame, hashable: axis name to position along it.
+
+    Two tiles of a grid differ only in `g`, so no axis may be dropped.
+    """
+
+    def __init__(self, axes: Mapping[str, int]) -> None:
+        self._axes = {str(axis): int(position) for axis, position in axes.items()}
+
+    def __getitem__(self, axis: str) -> int:
+        return self._axes[axis]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._axes)
+
+    def __len__(self) -> int:
+        return len(self._axes)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._axes.items()))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{axis}={position}" for axis, position in self._axes.items())
+        return f"FrameIndex({inside})"
+
+
+class StackKey(NamedTuple):
+    """One focal stack: all z of one image (position × tile), time point and channel."""
+
+    run_id: str
+    image: int
+    t: int
+    c: int
+
+    def placement(self, z: int) -> Placement:
+        """Return the place of the stack's slice `z`."""
+        return Placement(self.image, self.t, self.c, z)
+
+
+class Placement(NamedTuple):
+    """Where a frame lies in its run: the image's number and its t, c, z there."""
+
+    image: int
+    t: int
+    c: int
+    z: int
+
+    def stack(self, run_id: str) -> StackKey:
+        """Return the key of the stack that this place belongs to."""
+        return StackKey(run_id, self.image, self.t, self.c)
+
+
+class _Shared(BaseModel):
+    """Crosses rooms and processes: frozen, and strict about what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChannelSpec(_Shared):
+    """One channel as stored: an optical configuration seen by one camera."""
+
+    name: str
+    camera: str | None = None
+    exposure_ms: float | None = None
+
+
+class ImageSpec(_Shared):
+    """One image of a run: a stage position × grid tile, with its own z count."""
+
+    position: int = 0
+    tile: int = 0
+    name: str
+    size_t: int = Field(default=1, ge=1)
+    size_z: int = Field(default=1, ge=1)
+    x_um: float | None = None
+    y_um: float | None = None
+
+
+class RunSpec(_Shared):
+    """What is known of a run before its first frame.
+
+    Sizes are expectations: a run from an iterator has none, and grows.
+    """
+
+    run_id: str
+    name: str
+    height_px: int = Field(ge=1)
+    width_px: int = Field(ge=1)
+    dtype: Literal["uint8", "uint16"]
+    images: tuple[ImageSpec, ...] = Field(min_length=1)
+    channels: tuple[ChannelSpec, ...] = Field(min_length=1)
+    cameras: tuple[str, ...] = ()
+    pixel_size_um: Calibration | None = None
+    z_step_um: Calibration | None = None
+    output: str | None = None
+    profile: str = "default"
+    frames_expected: int | None = None
+    sequence: dict[str, Any] | None = None
+    software: dict[str, str] = {}
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's pixels."""
+        return self.height_px * self.width_px * (2 if self.dtype == "uint16" else 1)
+
+    @cached_property
+    def _image_numbers(self) -> dict[tuple[int, int], int]:
+        return {(image.position, image.tile): n for n, image in enumerate(self.images)}
+
+    def image_number(self, index: FrameIndex) -> int | None:
+        """Return the number of the image that `index` belongs to; None if it is not planned."""
+        return self._image_numbers.get((index.get("p", 0), index.get("g", 0)))
+
+    def channel_number(self, index: FrameIndex) -> int:
+        """Return the stored channel of `index`: cameras extend c."""
+        return index.get("c", 0) * max(len(self.cameras), 1) + index.get("cam", 0)
+
+
+class FrameHeader(_Shared):
+    """Everything known of one frame but its pixels; travels with them through the ring."""
+
+    run_id: str
+    sequence_number: int = Field(ge=0)
+    index: dict[str, int]
+    height_px: int
+    width_px: int
+    dtype: Literal["uint8", "uint16"]
+    z_um: float | None = None
+    x_um: float | None = None
+    y_um: float | None = None
+    exposure_ms: float | None = None
+    camera: str | None = None
+    hardware_triggered: bool = False
+    taken_at: float
+    """Seconds since the epoch, when `frameReady` was emitted."""

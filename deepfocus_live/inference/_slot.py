@@ -1,0 +1,76 @@
+"""The model in use, exchanged between two slices, never within one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deepfocus_live.inference._model import Inference, InFocusModel
+from deepfocus_live.model import ModelVersion
+
+__all__ = ["ModelSlot"]
+
+
+class ModelSlot:
+    """Holds the model in use.
+
+    One thread infers, another may swap. A slice that is being worked on is finished by the model
+    that began it; the next slice gets the new one.
+
+    Parameters
+    ----------
+    model : InFocusModel
+        The first model in use.
+    provider : {"auto", "cpu", "cuda"}
+    threads : int, optional
+        Both as in `InFocusModel.load`, for every model that comes later.
+    """
+
+    def __init__(
+        self, model: InFocusModel, *, provider: str = "auto", threads: int | None = None
+    ) -> None:
+        self._model = model
+        self._provider = provider
+        self._threads = threads
+        self._swapping = threading.Lock()
+
+    @property
+    def model(self) -> InFocusModel:
+        """The model in use now."""
+        return self._model
+
+    def infer(self, z_slice: NDArray[Any]) -> tuple[Inference, str]:
+        """Return what the model in use says of a slice, and that model's version."""
+        model = self._model  # one look: the whole slice is this model's
+        return model.infer(z_slice), model.version
+
+    def swap(self, candidate: ModelVersion | Path | str, shape: Sequence[int]) -> InFocusModel:
+        """Load and warm a model beside the one in use, then put it in its place.
+
+        Takes as long as loading does; inference goes on meanwhile.
+
+        Parameters
+        ----------
+        candidate : ModelVersion or path
+        shape : (Y, X)
+            Of the slices to come.
+
+        Returns
+        -------
+        InFocusModel
+            The model now in use.
+
+        Raises
+        ------
+        InputError
+            If the new model cannot be used; the old one stays.
+        """
+        with self._swapping:
+            model = InFocusModel.load(candidate, provider=self._provider, threads=self._threads)
+            model.warm_up(shape)
+            self._model = model
+        return model

@@ -1,0 +1,205 @@
+"""What a useq sequence and the microscope say of a run before its first frame."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import useq
+
+from deepfocus_live import __version__
+from deepfocus_live.errors import InputError
+from deepfocus_live.frames import Calibration, ChannelSpec, FrameHeader, ImageSpec, RunSpec
+
+__all__ = ["frame_header", "plan_run"]
+
+
+def plan_run(
+    sequence: useq.MDASequence,
+    summary: Mapping[str, Any],
+    *,
+    output: str | None = None,
+    profile: str = "default",
+) -> RunSpec:
+    """Return the plan of a run.
+
+    Parameters
+    ----------
+    sequence : useq.MDASequence
+        For a run from an iterator this is an empty stand-in; the run then grows.
+    summary : mapping
+        pymmcore-plus's summary metadata, as `sequenceStarted` brings it.
+    output : str or None
+        Folder for the run; None: the daemon's.
+
+    Raises
+    ------
+    InputError
+        If the camera's images cannot be stored.
+    """
+    infos = summary.get("image_infos") or ()
+    if not infos:
+        raise InputError("the microscope has no camera: load one before the acquisition.")
+    info = infos[0]
+    name = str(sequence.metadata.get("name") or sequence.metadata.get("save_name") or "run")
+    cameras = _cameras(info)
+    step = _z_step(sequence)
+    pixel = float(info.get("pixel_size_um") or 0)
+    return RunSpec(
+        run_id=uuid.uuid4().hex,
+        name=name,
+        height_px=int(info["height"]),
+        width_px=int(info["width"]),
+        dtype=_dtype(info),
+        images=tuple(_images(sequence)),
+        channels=tuple(_channels(sequence, cameras)),
+        cameras=cameras,
+        # MMCore reports 0 where no pixel size is configured.
+        pixel_size_um=Calibration(um=pixel, source="stage") if pixel > 0 else None,
+        z_step_um=Calibration(um=step, source="stage") if step else None,
+        output=output,
+        profile=profile,
+        frames_expected=_frames_expected(sequence, cameras),
+        sequence=sequence.model_dump(mode="json", exclude_unset=True),
+        software={
+            "deepfocus-live": __version__,
+            **{name: version(name) for name in ("pymmcore-plus", "useq-schema")},
+        },
+    )
+
+
+def frame_header(
+    run_id: str,
+    sequence_number: int,
+    image: np.ndarray[Any, Any],
+    event: useq.MDAEvent,
+    meta: Mapping[str, Any],
+    taken_at: float,
+) -> FrameHeader:
+    """Return everything known of one frame but its pixels."""
+    position = meta.get("position") or {}
+    # Hardware-sequenced frames carry no measured position: what was asked for stands in.
+    z = position.get("z")
+    return FrameHeader(
+        run_id=run_id,
+        sequence_number=sequence_number,
+        index={str(getattr(axis, "value", axis)): n for axis, n in event.index.items()},
+        height_px=image.shape[0],
+        width_px=image.shape[1],
+        dtype=_checked_dtype(image.dtype),
+        z_um=event.z_pos if z is None else z,
+        x_um=position.get("x", event.x_pos),
+        y_um=position.get("y", event.y_pos),
+        exposure_ms=meta.get("exposure_ms"),
+        camera=meta.get("camera_device"),
+        hardware_triggered=bool(meta.get("hardware_triggered", False)),
+        taken_at=taken_at,
+    )
+
+
+def _checked_dtype(dtype: np.dtype[Any]) -> Literal["uint8", "uint16"]:
+    if dtype == np.uint8:
+        return "uint8"
+    if dtype == np.uint16:
+        return "uint16"
+    raise InputError(f"the camera delivers {dtype} images; uint8 and uint16 can be stored.")
+
+
+def _dtype(info: Mapping[str, Any]) -> Literal["uint8", "uint16"]:
+    if int(info.get("num_components", 1) or 1) != 1 or str(info.get("pixel_format")).startswith(
+        "RGB"
+    ):
+        raise InputError("the camera delivers RGB images: set it to a monochrome pixel type.")
+    return _checked_dtype(np.dtype(str(info["dtype"])))
+
+
+def _cameras(info: Mapping[str, Any]) -> tuple[str, ...]:
+    count = int(info.get("num_camera_adapter_channels") or 1)
+    label = str(info.get("camera_label", "camera"))
+    return (label,) if count == 1 else tuple(f"{label} {n + 1}" for n in range(count))
+
+
+def _channels(sequence: useq.MDASequence, cameras: tuple[str, ...]) -> Iterable[ChannelSpec]:
+    configured = [(c.config, c.exposure) for c in sequence.channels] or [("default", None)]
+    for name, exposure in configured:
+        for camera in cameras:
+            shown = name if len(cameras) == 1 else f"{name} {camera}"
+            yield ChannelSpec(name=shown, camera=camera, exposure_ms=exposure)
+
+
+def _z_step(sequence: useq.MDASequence) -> float | None:
+    plan = sequence.z_plan
+    if plan is None:
+        return None
+    steps = np.abs(np.diff(list(plan)))
+    # Uneven plans have no one step: nothing is claimed rather than a mean.
+    if len(steps) and steps.max() - steps.min() < 1e-6 * max(steps.max(), 1e-9):
+        return float(steps[0]) or None
+    return None
+
+
+def _images(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
+    positions = sequence.stage_positions
+    if any(position.sequence is not None for position in positions):
+        return _images_of_events(sequence)
+    sizes = {str(getattr(axis, "value", axis)): n for axis, n in sequence.sizes.items()}
+    t, z, tiles = (max(sizes.get(axis, 1), 1) for axis in "tzg")
+    found = []
+    for p in range(max(sizes.get("p", 1), 1)):
+        position = positions[p] if p < len(positions) else None
+        for g in range(tiles):
+            found.append(
+                ImageSpec(
+                    position=p,
+                    tile=g,
+                    name=_image_name(position.name if position else None, p, g, tiles),
+                    size_t=t,
+                    size_z=z,
+                    # A tile's own place is known only once its frames come.
+                    x_um=position.x if position and tiles == 1 else None,
+                    y_um=position.y if position and tiles == 1 else None,
+                )
+            )
+    return found
+
+
+def _images_of_events(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
+    """Positions with plans of their own differ in z and tiles: only the events know."""
+    sizes: dict[tuple[int, int], dict[str, int]] = {}
+    first: dict[tuple[int, int], useq.MDAEvent] = {}
+    for event in sequence:
+        key = (event.index.get("p", 0), event.index.get("g", 0))
+        first.setdefault(key, event)
+        size = sizes.setdefault(key, {"t": 1, "z": 1})
+        for axis in size:
+            size[axis] = max(size[axis], event.index.get(axis, 0) + 1)
+    for (p, g), size in sizes.items():
+        event = first[p, g]
+        tiles = sum(1 for position, _ in sizes if position == p)
+        yield ImageSpec(
+            position=p,
+            tile=g,
+            name=_image_name(event.pos_name, p, g, tiles),
+            size_t=size["t"],
+            size_z=size["z"],
+            x_um=event.x_pos,
+            y_um=event.y_pos,
+        )
+
+
+def _image_name(given: str | None, p: int, g: int, tiles: int) -> str:
+    name = given or f"position {p}"
+    return name if tiles == 1 else f"{name} tile {g}"
+
+
+def _frames_expected(sequence: useq.MDASequence, cameras: tuple[str, ...]) -> int | None:
+    if any(position.sequence is not None for position in sequence.stage_positions):
+        return sum(1 for _ in sequence) * len(cameras)
+    sizes = [n for n in sequence.sizes.values() if n]
+    # A channel may leave out time points or z: then the product is an upper bound, not a plan.
+    if not sizes or any(c.acquire_every > 1 or not c.do_stack for c in sequence.channels):
+        return None
+    return int(np.prod(sizes)) * len(cameras)

@@ -1,0 +1,393 @@
+"""Carries frames from the acquisition's thread into the ring, and owns them until acknowledged.
+
+Design Notes
+------------
+The runner's thread only appends to a deque. One thread here does the rest, in
+order: open a run at the daemon, copy frames into free slots, announce them,
+close the run. It is also the one place that reacts to a lost daemon: connect
+to a new one, open the run there again (the daemon finds it by its folder),
+and announce every slot that is not acknowledged. The ring's own counters say
+which those are, so nothing that was said before needs to be remembered.
+
+A run's frames all leave the ring before the next run may use it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import useq
+from numpy.typing import NDArray
+
+from deepfocus_live import _platform
+from deepfocus_live.config import RingConfig
+from deepfocus_live.errors import InputError
+from deepfocus_live.frames import RunSpec
+from deepfocus_live.microscope._link import DaemonDidNotStart, DaemonLink
+from deepfocus_live.microscope._plan import frame_header, plan_run
+from deepfocus_live.ring import MemoryRing, Message, new_ring_path
+
+__all__ = ["FrameSender"]
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_RETRY_S = 0.5
+
+
+@dataclass
+class _Begin:
+    sequence: useq.MDASequence
+    summary: Mapping[str, Any]
+    output: str | None
+
+
+@dataclass
+class _Taken:
+    image: NDArray[Any]
+    event: useq.MDAEvent
+    meta: Mapping[str, Any]
+    taken_at: float
+
+
+@dataclass
+class _End:
+    reason: str
+
+
+@dataclass
+class _Stop:
+    pass
+
+
+@dataclass
+class FrameCounts:
+    """Frames since the attachment was made."""
+
+    taken: int = 0
+    durable: int = 0
+    """Of runs that are closed; see `FrameSender.frames_durable` for all."""
+    refused: int = 0
+    """Frames of runs that could not be opened; each such run was warned about."""
+    waits: int = 0
+    """How often the acquisition was slowed because memory for waiting frames ran out."""
+    waited_s: float = 0.0
+    paths: list[str] = field(default_factory=list)
+    """Folders of the runs, in order."""
+
+
+class FrameSender:
+    """The thread between the runner's deque and the ring.
+
+    Parameters
+    ----------
+    link : callable
+        Makes the link to the daemon, given the message and lost callbacks.
+    ring : RingConfig
+        How large the ring may be.
+    on_message : callable
+        Called with the daemon's announcements that are not acknowledgements.
+    """
+
+    def __init__(
+        self,
+        make_link: Callable[[Callable[[Message], None], Callable[[], None]], DaemonLink],
+        ring: RingConfig,
+        on_message: Callable[[Message], None],
+    ) -> None:
+        self._limits = ring
+        self._on_message = on_message
+        self._items: deque[_Begin | _Taken | _End | _Stop] = deque()
+        self._wake = threading.Event()
+        self._acknowledged = threading.Event()
+        self._room = threading.Condition()
+        self._waiting_bytes = 0
+        # Half of what is free now: the acquisition's own buffers need the rest.
+        self._budget = _platform.available_memory_bytes() // 2
+        self._ring: MemoryRing | None = None
+        self._spec: RunSpec | None = None
+        self._path: str | None = None
+        self._next_number = 0
+        self.counts = FrameCounts()
+        self.link = make_link(self._receive, self._wake.set)
+        self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------- on the acquisition's thread
+
+    def begin(
+        self, sequence: useq.MDASequence, summary: Mapping[str, Any], output: str | None
+    ) -> None:
+        """Note that a run begins."""
+        self._put(_Begin(sequence, summary, output))
+
+    def take(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
+        """Take over a frame: microseconds, unless memory has run out (see `counts.waits`)."""
+        self.counts.taken += 1
+        self._waiting_bytes += image.nbytes
+        self._put(_Taken(image, event, meta, time.time()))
+        if self._waiting_bytes > self._budget and not meta.get("hardware_triggered"):
+            self._wait_for_room()
+
+    def end(self, reason: str) -> None:
+        """Note that the run has ended: `completed`, `canceled` or `errored`."""
+        self._put(_End(reason))
+
+    def _put(self, item: _Begin | _Taken | _End | _Stop) -> None:
+        self._items.append(item)
+        self._wake.set()
+
+    def _wait_for_room(self) -> None:
+        """Slow a software-timed run down; a hardware-sequenced one would break."""
+        self.counts.waits += 1
+        begin = time.monotonic()
+        with self._room:
+            self._room.wait_for(lambda: self._waiting_bytes <= self._budget)
+        self.counts.waited_s += time.monotonic() - begin
+
+    # ------------------------------------------------------- for the caller
+
+    @property
+    def frames_waiting(self) -> int:
+        """Frames taken that are not acknowledged yet."""
+        return self.counts.taken - self.frames_durable - self.counts.refused
+
+    @property
+    def frames_durable(self) -> int:
+        """Frames that are on the disk."""
+        with self._room:
+            ring = self._ring
+            if ring is None or self._spec is None:
+                return self.counts.durable
+            return self.counts.durable + self._next_number - len(ring.waiting())
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything handed over so far is on the disk."""
+        return not self._items and self._spec is None
+
+    def stop(self) -> None:
+        """Ask the thread to end once everything before has been done."""
+        self._put(_Stop())
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; return whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # --------------------------------------------------- on the own thread
+
+    def _work(self) -> None:
+        while True:
+            if not self._items:
+                self._wake.wait(_RETRY_S)
+                self._wake.clear()
+                self._follow_idle()
+                continue
+            item = self._items[0]
+            if isinstance(item, _Stop):
+                break
+            try:
+                self._handle(item)
+            except Exception:
+                # Whatever it is, the next item must still be tried.
+                log.exception("deepfocus-live: unexpected failure while sending.")
+                if isinstance(item, _Taken):
+                    self.counts.refused += 1
+            self._items.popleft()
+            if isinstance(item, _Taken):
+                self._waiting_bytes -= item.image.nbytes
+                with self._room:
+                    self._room.notify_all()
+        if self._ring is not None:
+            self._ring.close(remove=True)
+        self.link.close()
+
+    def _handle(self, item: _Begin | _Taken | _End | _Stop) -> None:
+        if isinstance(item, _Begin):
+            self._open_run(item)
+        elif isinstance(item, _Taken):
+            self._send(item)
+        elif isinstance(item, _End):
+            self._close_run(item.reason)
+
+    def _follow_idle(self) -> None:
+        """Between runs, come back to a daemon that was restarted by someone else."""
+        known = self.link.daemon is not None
+        if known and not self.link.connected and not self.link.said_bye:
+            try:
+                self._reconnect()
+            except (DaemonDidNotStart, OSError) as error:
+                log.debug("no daemon yet: %s", error)
+
+    def _open_run(self, begin: _Begin) -> None:
+        if self._spec is not None:
+            self._close_run("interrupted")
+        try:
+            spec = self._plan(begin)
+        except InputError as error:
+            log.error("deepfocus-live cannot record this run: %s", error)
+            return
+        run = spec.model_dump_json().encode()
+        self._prepare_ring(spec, run)
+        self._spec, self._path, self._next_number = spec, None, 0
+        self._insist(self._announce_run)
+
+    def _plan(self, begin: _Begin) -> RunSpec:
+        try:
+            return plan_run(begin.sequence, begin.summary, output=begin.output)
+        except InputError:
+            raise
+        except Exception:
+            # A sequence that we do not understand is no reason to lose its frames:
+            # without a plan the run grows as they come.
+            log.exception("deepfocus-live: this sequence cannot be planned for.")
+            return plan_run(useq.MDASequence(), begin.summary, output=begin.output)
+
+    def _prepare_ring(self, spec: RunSpec, run: bytes) -> None:
+        # Room for the folder's name, which is known only once the daemon has made it.
+        room = len(run) + 8192
+        if self._ring is not None and self._ring.fits(spec.frame_bytes, bytes(room)):
+            self._ring.run = run
+            return
+        if self._ring is not None:
+            self._ring.close(remove=True)
+            self._ring = None
+        slots = self._slots(spec.frame_bytes)
+        while True:
+            path = new_ring_path(slots * (spec.frame_bytes + 8192) + room)
+            try:
+                self._ring = MemoryRing.create(
+                    path, slots=slots, slot_bytes=spec.frame_bytes, run_room=max(room, 1 << 20)
+                )
+                break
+            except OSError as error:
+                if slots <= 2:
+                    raise
+                log.warning("no room for a ring of %d frames (%s); trying half.", slots, error)
+                slots = max(slots // 2, 2)
+        self._ring.run = run
+
+    def _slots(self, frame_bytes: int) -> int:
+        if self._limits.slots is not None:
+            return self._limits.slots
+        megabytes = self._limits.memory_mb
+        if megabytes is None:
+            megabytes = min(_platform.available_memory_bytes() // 8 >> 20, 2048)
+        return min(max((megabytes << 20) // frame_bytes, 4), 1024)
+
+    def _announce_run(self) -> None:
+        """Open the run at the daemon, or open it again after the daemon was replaced."""
+        spec, ring = self._spec, self._ring
+        if spec is None or ring is None:
+            return
+        message = {
+            "type": "begin_run",
+            "spec": spec.model_dump(mode="json"),
+            "path": self._path,
+            "ring": str(ring.path),
+        }
+        answer = self.link.ask(message)
+        if not answer.get("ok") and self._path is not None:
+            # Frames of this run wait in the ring: it is not ours to give them up.
+            raise ConnectionError(f"the run cannot be gone on with: {answer.get('reason')}")
+        if not answer.get("ok"):
+            log.error("deepfocus-live cannot record this run: %s", answer.get("reason"))
+            self._spec = None
+            return
+        if self._path is None:
+            self._path = str(answer["path"])
+            self.counts.paths.append(self._path)
+            # From now on the ring alone is enough to store what is in it.
+            record = {"spec": spec.model_dump(mode="json"), "path": self._path}
+            ring.run = json.dumps(record).encode()
+
+    def _send(self, frame: _Taken) -> None:
+        if self._spec is None or self._ring is None:
+            self.counts.refused += 1
+            return
+        number = self._next_number
+        header = frame_header(
+            self._spec.run_id, number, frame.image, frame.event, frame.meta, frame.taken_at
+        )
+        slot = self._free_slot()
+        raw = header.model_dump_json(exclude_none=True).encode()
+        self._ring.put(slot, raw, frame.image, number)
+        self._next_number += 1
+        announcement = {"type": "frames", "slots": [[slot, number]]}
+        try:
+            self.link.send(announcement)
+        except OSError:
+            # Reconnecting announces every waiting slot, this one too.
+            self._insist(lambda: None)
+
+    def _free_slot(self) -> int:
+        ring = self._ring
+        if ring is None:
+            raise RuntimeError("no ring")
+        preferred = self._next_number % ring.slots
+        while True:
+            for step in range(ring.slots):
+                slot = (preferred + step) % ring.slots
+                if ring.is_free(slot):
+                    return slot
+            self._wait_for_acknowledgement()
+
+    def _wait_for_acknowledgement(self) -> None:
+        self._acknowledged.wait(_POLL_S)
+        self._acknowledged.clear()
+        if not self.link.connected:
+            self._insist(lambda: None)
+
+    def _close_run(self, reason: str) -> None:
+        ring, spec = self._ring, self._spec
+        if ring is None or spec is None:
+            return
+        while ring.waiting():
+            self._wait_for_acknowledgement()
+        message = {
+            "type": "end_run",
+            "run_id": spec.run_id,
+            "reason": reason,
+            "frames": self._next_number,
+        }
+        self._insist(lambda: self.link.ask(message))
+        with self._room:
+            self.counts.durable += self._next_number
+            self._spec, self._path, self._next_number = None, None, 0
+
+    def _insist(self, act: Callable[[], object]) -> None:
+        """Do `act` with a connected daemon, as often as it takes."""
+        while True:
+            try:
+                self._reconnect()
+                act()
+                return
+            except (DaemonDidNotStart, OSError) as error:
+                log.warning("deepfocus-live: %s Trying again.", error)
+                time.sleep(_RETRY_S)
+
+    def _reconnect(self) -> None:
+        if not self.link.ensure():
+            return
+        self._on_message({"type": "connected"})
+        if self._path is not None and self._spec is not None and self._ring is not None:
+            self._announce_run()
+            waiting = self._ring.waiting()
+            if waiting:
+                self.link.send({"type": "frames", "slots": [list(item) for item in waiting]})
+
+    # ------------------------------------------------- on the link's thread
+
+    def _receive(self, message: Message) -> None:
+        if message["type"] == "acks":
+            self._acknowledged.set()
+        else:
+            self._on_message(message)

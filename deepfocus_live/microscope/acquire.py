@@ -1,0 +1,165 @@
+"""Running a useq sequence on a Micro-Manager configuration, attached."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import useq
+import yaml
+from pymmcore_plus import CMMCorePlus, find_micromanager
+from pymmcore_plus.metadata import summary_metadata
+
+from deepfocus_live.errors import InputError
+from deepfocus_live.frames import Calibration
+from deepfocus_live.microscope._plan import plan_run
+from deepfocus_live.microscope._attach import attach
+
+__all__ = ["Plan", "Report", "load_microscope", "load_sequence", "plan", "run"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sequence would take."""
+
+    frames: int | None
+    images: int
+    width_px: int
+    height_px: int
+    dtype: str
+    channels: tuple[str, ...]
+    pixel_size: str
+    z_step: str
+    bytes: int
+    """Before compression; 0 where the number of frames is unknown."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How an acquisition went."""
+
+    frames: int
+    durable: int
+    reason: str
+    paths: tuple[str, ...]
+
+
+def load_sequence(path: Path) -> useq.MDASequence:
+    """Read a useq sequence from YAML or JSON.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is no sequence.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the sequence: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    try:
+        sequence = useq.MDASequence.model_validate(tree)
+    except ValueError as error:
+        first = " ".join(str(error).split())
+        raise InputError(f"{path}: not a useq sequence: {first}") from None
+    if not sequence.metadata.get("name"):
+        metadata = {**sequence.metadata, "name": path.stem}
+        sequence = sequence.model_copy(update={"metadata": metadata})
+    return sequence
+
+
+def load_microscope(mm_config: Path) -> CMMCorePlus:
+    """Return a core with a Micro-Manager configuration loaded.
+
+    Raises
+    ------
+    InputError
+        If there are no device adapters, or the configuration does not load.
+    """
+    if not mm_config.is_file():
+        raise InputError(f"{mm_config}: no such Micro-Manager configuration.")
+    core = CMMCorePlus()
+    if not any(Path(folder).is_dir() for folder in core.getDeviceAdapterSearchPaths() if folder):
+        raise InputError(
+            "no Micro-Manager device adapters found: install Micro-Manager (`mmcore install`), "
+            "or set MICROMANAGER_PATH to its folder."
+        )
+    try:
+        core.loadSystemConfiguration(str(mm_config))
+    except Exception as error:
+        where = find_micromanager() or "no Micro-Manager folder"
+        first = " ".join(str(error).split())
+        raise InputError(
+            f"{mm_config}: cannot be loaded with the device adapters found ({where}): {first}"
+        ) from None
+    return core
+
+
+def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
+    """Return what `sequence` would take on this microscope.
+
+    Raises
+    ------
+    InputError
+        If the camera's images cannot be stored.
+    """
+    spec = plan_run(sequence, summary_metadata(core, mda_sequence=sequence))
+    return Plan(
+        frames=spec.frames_expected,
+        images=len(spec.images),
+        width_px=spec.width_px,
+        height_px=spec.height_px,
+        dtype=spec.dtype,
+        channels=tuple(channel.name for channel in spec.channels),
+        pixel_size=_in_words(spec.pixel_size_um),
+        z_step=_in_words(spec.z_step_um),
+        bytes=(spec.frames_expected or 0) * spec.frame_bytes,
+    )
+
+
+def _in_words(size: Calibration | None) -> str:
+    return "not calibrated" if size is None else f"{size.um:g} µm"
+
+
+def run(
+    core: CMMCorePlus,
+    sequence: useq.MDASequence,
+    *,
+    output: Path | None = None,
+    config: Path | None = None,
+) -> Report:
+    """Run `sequence`, attached; returns when every frame is on the disk.
+
+    Ctrl-C cancels the acquisition and closes the run in order.
+    """
+    with attach(core, output=output, config=config) as attached:
+        with _cancel_on_interrupt(core):
+            core.run_mda(sequence, block=True)
+        reason = str(core.mda.status.finish_reason or "interrupted")
+        attached.wait()
+        said = attached.status()
+    return Report(said["frames_taken"], said["frames_durable"], reason, tuple(said["runs"]))
+
+
+class _cancel_on_interrupt:
+    """Within this context Ctrl-C cancels the acquisition instead of killing it."""
+
+    def __init__(self, core: CMMCorePlus) -> None:
+        self._core = core
+
+    def __enter__(self) -> None:
+        # Signals belong to the main thread; elsewhere the caller keeps its own ways.
+        self._mine = threading.current_thread() is threading.main_thread()
+        if self._mine:
+            self._before = signal.signal(signal.SIGINT, self._cancel)
+
+    def __exit__(self, *_: object) -> None:
+        if self._mine:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _cancel(self, _number: int, _frame: FrameType | None) -> None:
+        self._core.mda.cancel()

@@ -1,0 +1,34 @@
+"""U-Net, export and registry.
+
+Importing this loads no torch: the network is in `deepfocus_live.model.network`, its export in
+`deepfocus_live.model.export`, its weights on disk in `deepfocus_live.model.weights`.
+"""
+
+from __future__ import annotations
+
+from deepfocus_live.model._contract import (
+    FORMAT_VERSION,
+    INPUT,
+    MIN_SIDE,
+    OUTPUTS,
+    check_signature,
+    open_session,
+)
+from deepfocus_live.model._registry import Registry, default_root, shipped_folder
+from deepfocus_live.model._version import ModelVersion, read_version, seal, verify
+
+__all__ = [
+    "FORMAT_VERSION",
+    "INPUT",
+    "MIN_SIDE",
+    "OUTPUTS",
+    "ModelVersion",
+    "Registry",
+    "check_signature",
+    "default_root",
+    "open_session",
+    "read_version",
+    "seal",
+    "shipped_folder",
+    "verify",
+]

@@ -1,0 +1,119 @@
+"""A model version: one folder that cannot fall apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepfocus_live.errors import InputError
+from deepfocus_live.model._contract import FORMAT_VERSION, open_session
+
+__all__ = ["CARD", "ONNX", "WEIGHTS", "ModelVersion", "read_version", "seal", "verify"]
+
+ONNX = "model.onnx"
+CARD = "card.json"
+WEIGHTS = "weights.npz"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A model in the registry, or the one that ships.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its registry; the folder's name.
+    path : path
+        The folder.
+    card : dict
+        What `card.json` holds: training data, settings, metrics, parent, checksums.
+    fallback_reason : str or None
+        Why this is not the version that was asked for; None: it is.
+    """
+
+    name: str
+    path: Path
+    card: dict[str, Any] = field(repr=False)
+    fallback_reason: str | None = None
+
+    @property
+    def onnx(self) -> Path:
+        """The graph."""
+        return self.path / ONNX
+
+    @property
+    def weights(self) -> Path:
+        """The unfolded weights, which retraining starts from."""
+        return self.path / WEIGHTS
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a pixel is in focus, 0..1."""
+        return float(self.card.get("threshold", 0.5))
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the version that training started from."""
+        parent = self.card.get("parent")
+        return None if parent is None else str(parent)
+
+
+def seal(folder: Path, card: dict[str, Any]) -> None:
+    """Write `card` into `folder`, with the checksums of what lies beside it."""
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != CARD}
+    whole = {"format_version": FORMAT_VERSION, **card, "sha256": sums}
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def read_version(folder: Path) -> ModelVersion:
+    """Read the card of a model folder, without looking into the graph.
+
+    Raises
+    ------
+    InputError
+        If the folder, its card or its graph is missing, or the card cannot be read.
+    """
+    card_file = folder / CARD
+    if not card_file.is_file() or not (folder / ONNX).is_file():
+        raise InputError(f"{folder}: not a model; it must hold {ONNX} and {CARD}")
+    try:
+        card = json.loads(card_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{card_file}: cannot be read as JSON ({error})") from error
+    if not isinstance(card, dict):
+        raise InputError(f"{card_file}: must hold a JSON object")
+    if card.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{card_file}: format version {card.get('format_version')}, "
+            f"this program reads {FORMAT_VERSION}"
+        )
+    return ModelVersion(str(card.get("name", folder.name)), folder, card)
+
+
+def verify(version: ModelVersion, *, open_graph: bool = True) -> None:
+    """Check a version's files against its card, and that its graph is one of ours.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or altered, or the graph cannot be used.
+    """
+    sums = version.card.get("sha256")
+    if not isinstance(sums, dict) or ONNX not in sums:
+        raise InputError(f"{version.path / CARD}: holds no checksum of {ONNX}")
+    for name, wanted in sums.items():
+        file = version.path / Path(name).name
+        if not file.is_file():
+            raise InputError(f"{file}: is missing from the model {version.name}")
+        if _sha256(file) != wanted:
+            raise InputError(f"{file}: is damaged (its checksum is not the card's)")
+    if open_graph:
+        open_session(version.onnx)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

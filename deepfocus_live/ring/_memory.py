@@ -1,0 +1,211 @@
+"""The memory-mapped ring: frames cross from the microscope's process to the daemon here.
+
+Design Notes
+------------
+*Who owns a slot when.* A slot is free while its `committed` and `acknowledged`
+counters are equal. The producer fills a free slot and sets `committed` last,
+so a producer that dies while copying leaves a slot that is still free. From
+then on the slot is the consumer's to read and the producer's to keep: it may
+not be filled again before the consumer sets `acknowledged` to the same value.
+
+*What an acknowledgement promises.* That the frame is on the medium and in the
+journal. Counters are the frame's sequence number plus one, so 0 means "never".
+
+*What each death leaves behind.* Daemon dead: the slots stay as they are, the
+next daemon gets them announced again. Producer dead: its committed slots hold
+everything needed to store them (header and run), so any daemon drains the
+file, then removes it. Both dead: the next daemon drains it at its start.
+
+Announcements and acknowledgements also travel over the control channel, but
+only to wake the other side: the memory here is the truth. Sending and
+receiving on a socket also orders the memory accesses on either side of it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfocus_live import _platform
+from deepfocus_live.frames import FrameHeader
+
+__all__ = ["MemoryRing", "RingError"]
+
+Pixels = NDArray[np.unsignedinteger[Any]]
+
+_MAGIC = b"dfl-ring"
+_VERSION = 1
+_PAGE = 4096
+# magic, version, slots, bytes of pixels per slot, room for the run, producer's pid, its start
+_HEAD = struct.Struct("<8sIIQQQd")
+_RUN_LENGTH = struct.Struct("<Q")
+_RUN_LENGTH_AT = 256
+# committed, acknowledged, bytes of header, bytes of pixels
+_SLOT = struct.Struct("<QQQQ")
+_COUNTER = struct.Struct("<Q")
+_SLOT_HEAD = 64
+
+
+class RingError(RuntimeError):
+    """The file is no ring, or is used against its rules."""
+
+
+class MemoryRing:
+    """One ring file, mapped. Make one with `create` (producer) or `open` (consumer)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        head = _HEAD.unpack_from(self._map)
+        if head[0] != _MAGIC or head[1] != _VERSION:
+            raise RingError(f"{path}: not a ring of version {_VERSION}.")
+        self.slots: int = head[2]
+        self.slot_bytes: int = head[3]
+        self._run_room: int = head[4]
+        self.producer = _platform.ProcessStamp(head[5], head[6])
+        self._stride = _PAGE + _pages(self.slot_bytes)
+
+    @classmethod
+    def create(cls, path: Path, *, slots: int, slot_bytes: int, run_room: int) -> MemoryRing:
+        """Make a ring owned by this process.
+
+        Parameters
+        ----------
+        slots : int
+            Frames it holds, at least 2.
+        slot_bytes : int
+            Pixels' bytes per frame.
+        run_room : int
+            Bytes kept for the description of the run.
+
+        Raises
+        ------
+        OSError
+            If there is no room for it.
+        """
+        run_room = _pages(run_room)
+        size = _PAGE + run_room + slots * (_PAGE + _pages(slot_bytes))
+        _platform.preallocate(path, size)
+        me = _platform.ProcessStamp.mine()
+        with path.open("r+b") as file:
+            file.write(
+                _HEAD.pack(_MAGIC, _VERSION, slots, slot_bytes, run_room, me.pid, me.started)
+            )
+        return cls(path)
+
+    # ------------------------------------------------------------- the run
+
+    def fits(self, frame_bytes: int, run: bytes) -> bool:
+        """Return whether frames and a run of these sizes can go through this ring."""
+        return frame_bytes <= self.slot_bytes and len(run) <= self._run_room
+
+    @property
+    def run(self) -> bytes:
+        """The description of the run that the frames in the ring belong to."""
+        (length,) = _RUN_LENGTH.unpack_from(self._map, _RUN_LENGTH_AT)
+        return self._map[_PAGE : _PAGE + length]
+
+    @run.setter
+    def run(self, run: bytes) -> None:
+        if self.waiting():
+            raise RingError(f"{self.path}: a run cannot begin while frames of another wait.")
+        _RUN_LENGTH.pack_into(self._map, _RUN_LENGTH_AT, 0)
+        # Counters of another run's frames would look like acknowledgements of this one's.
+        for slot in range(self.slots):
+            _SLOT.pack_into(self._map, self._at(slot), 0, 0, 0, 0)
+        self._map[_PAGE : _PAGE + len(run)] = run
+        _RUN_LENGTH.pack_into(self._map, _RUN_LENGTH_AT, len(run))
+
+    # ------------------------------------------------------------ producer
+
+    def is_free(self, slot: int) -> bool:
+        """Return whether the slot may be filled."""
+        committed, acknowledged, _, _ = _SLOT.unpack_from(self._map, self._at(slot))
+        return bool(committed == acknowledged)
+
+    def put(self, slot: int, header: bytes, pixels: Pixels, sequence_number: int) -> None:
+        """Fill a free slot.
+
+        Raises
+        ------
+        RingError
+            If header or pixels are larger than the slot.
+        """
+        if len(header) > _PAGE - _SLOT_HEAD or pixels.nbytes > self.slot_bytes:
+            raise RingError(
+                f"frame {sequence_number}: header {len(header)} and pixels {pixels.nbytes} bytes "
+                f"do not fit a slot of {_PAGE - _SLOT_HEAD} and {self.slot_bytes}."
+            )
+        at = self._at(slot)
+        _, acknowledged, _, _ = _SLOT.unpack_from(self._map, at)
+        _SLOT.pack_into(self._map, at, acknowledged, acknowledged, len(header), pixels.nbytes)
+        self._map[at + _SLOT_HEAD : at + _SLOT_HEAD + len(header)] = header
+        target = np.frombuffer(self._map, pixels.dtype, pixels.size, at + _PAGE)
+        np.copyto(target.reshape(pixels.shape), pixels)
+        _COUNTER.pack_into(self._map, at, sequence_number + 1)
+
+    # ------------------------------------------------------------ consumer
+
+    def get(self, slot: int) -> tuple[FrameHeader, Pixels]:
+        """Return a committed slot's header and a copy of its pixels, (Y, X).
+
+        Raises
+        ------
+        RingError
+            If the slot holds no whole frame.
+        """
+        at = self._at(slot)
+        committed, acknowledged, header_bytes, pixel_bytes = _SLOT.unpack_from(self._map, at)
+        if committed == acknowledged:
+            raise RingError(f"{self.path}: slot {slot} holds no frame.")
+        raw = self._map[at + _SLOT_HEAD : at + _SLOT_HEAD + header_bytes]
+        header = FrameHeader.model_validate_json(raw)
+        dtype = np.dtype(header.dtype)
+        shape = (header.height_px, header.width_px)
+        if pixel_bytes != shape[0] * shape[1] * dtype.itemsize:
+            raise RingError(
+                f"{self.path}: slot {slot}: {pixel_bytes} bytes are no {shape} {dtype}."
+            )
+        view = np.frombuffer(self._map, dtype, shape[0] * shape[1], at + _PAGE)
+        return header, view.reshape(shape).copy()
+
+    def acknowledge(self, slot: int, sequence_number: int) -> None:
+        """Say that this frame is durable; a later frame in the slot is left alone."""
+        at = self._at(slot)
+        (committed,) = _COUNTER.unpack_from(self._map, at)
+        if committed == sequence_number + 1:
+            _COUNTER.pack_into(self._map, at + _COUNTER.size, committed)
+
+    def waiting(self) -> list[tuple[int, int]]:
+        """Return (slot, sequence number) of every frame not acknowledged, in order of number."""
+        found = []
+        for slot in range(self.slots):
+            committed, acknowledged, _, _ = _SLOT.unpack_from(self._map, self._at(slot))
+            if committed != acknowledged:
+                found.append((slot, committed - 1))
+        return sorted(found, key=lambda item: item[1])
+
+    # -------------------------------------------------------------- either
+
+    def close(self, *, remove: bool = False) -> None:
+        """Let the mapping go; with `remove`, delete the file."""
+        try:
+            self._map.close()
+        except BufferError:
+            # A view handed out is still alive somewhere; the mapping goes with it.
+            pass
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+    def _at(self, slot: int) -> int:
+        return _PAGE + self._run_room + slot * self._stride
+
+
+def _pages(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE

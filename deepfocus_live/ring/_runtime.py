@@ -1,0 +1,159 @@
+"""Finding the daemon: one runtime file per user, under a lock that dies with its holder."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from deepfocus_live import _platform
+from deepfocus_live.ring._client import ControlClient
+
+__all__ = [
+    "DaemonAddress",
+    "DaemonDidNotStart",
+    "claim_daemon_lock",
+    "find_daemon",
+    "forget_daemon",
+    "leftover_rings",
+    "log_path",
+    "new_key",
+    "new_ring_path",
+    "publish_daemon",
+    "start_daemon",
+]
+
+_SHM = Path("/dev/shm")
+
+
+class DaemonDidNotStart(RuntimeError):
+    """The daemon ended, or was not ready in time; the message has its last words."""
+
+
+@dataclass(frozen=True)
+class DaemonAddress:
+    """What the runtime file says of the daemon."""
+
+    pid: int
+    started: float
+    port: int
+    key: str
+    page: str
+    version: str
+
+    @property
+    def stamp(self) -> _platform.ProcessStamp:
+        """The daemon's process."""
+        return _platform.ProcessStamp(self.pid, self.started)
+
+    def connect(self, *, timeout_s: float = 5.0) -> ControlClient:
+        """Return an authenticated connection to the daemon."""
+        return ControlClient(self.port, self.key, timeout_s=timeout_s)
+
+
+def _runtime_file() -> Path:
+    return _platform.runtime_dir() / "daemon.json"
+
+
+def log_path() -> Path:
+    """Return the daemon's log file."""
+    return _platform.runtime_dir() / "daemon.log"
+
+
+def new_key() -> str:
+    """Return a fresh secret for one daemon's life."""
+    return secrets.token_hex(32)
+
+
+def claim_daemon_lock() -> FileLock | None:
+    """Return the lock of the one daemon of this user; None if another process holds it."""
+    lock = FileLock(_platform.runtime_dir() / "daemon.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+def publish_daemon(address: DaemonAddress) -> None:
+    """Say where the daemon is, to this user only."""
+    path = _runtime_file()
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial.touch(mode=0o600)
+    _platform.make_private(partial)
+    partial.write_text(json.dumps(asdict(address)), encoding="utf-8")
+    _platform.replace(partial, path)
+
+
+def forget_daemon() -> None:
+    """Remove the runtime file."""
+    _runtime_file().unlink(missing_ok=True)
+
+
+def find_daemon() -> DaemonAddress | None:
+    """Return the running daemon's address; a file left by a dead one is passed over."""
+    try:
+        address = DaemonAddress(**json.loads(_runtime_file().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return address if address.stamp.alive() else None
+
+
+def start_daemon(
+    arguments: Sequence[str] = (), *, python: Path | None = None, patience_s: float = 60.0
+) -> DaemonAddress:
+    """Start a daemon of its own session and wait until it is ready.
+
+    If another one gets there first, that one is returned.
+
+    Raises
+    ------
+    DaemonDidNotStart
+        With the last line of its log.
+    """
+    log = log_path()
+    begin = log.stat().st_size if log.exists() else 0
+    executable = str(python or sys.executable)
+    command = [executable, "-m", "deepfocus_live", "start", *arguments]
+    process = _platform.spawn_detached(command, log=log)
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        address = find_daemon()
+        if address is not None:
+            return address
+        if process.poll() is not None and find_daemon() is None:
+            raise DaemonDidNotStart(_last_words(log, begin))
+        time.sleep(0.05)
+    raise DaemonDidNotStart(f"the daemon was not ready after {patience_s:.0f} s; see {log}")
+
+
+def _last_words(log: Path, begin: int) -> str:
+    with log.open("rb") as file:
+        file.seek(begin)
+        said = file.read().decode(errors="replace").strip().splitlines()
+    return said[-1] if said else f"the daemon ended without a word; see {log}"
+
+
+def new_ring_path(size: int) -> Path:
+    """Return where a new ring of `size` bytes goes: memory-backed where there is room."""
+    folder = _platform.fast_scratch_dir(size, _platform.runtime_dir())
+    return folder / f"{_ring_prefix()}{uuid.uuid4().hex}.ring"
+
+
+def leftover_rings() -> list[Path]:
+    """Return all ring files of this user's runtime folder, whoever made them."""
+    folders = [_platform.runtime_dir(), *([_SHM] if _SHM.is_dir() else [])]
+    return sorted(path for folder in folders for path in folder.glob(f"{_ring_prefix()}*.ring"))
+
+
+def _ring_prefix() -> str:
+    # Two runtime folders (a demo beside the real one) must not drain each other's rings.
+    folder = uuid.uuid5(uuid.NAMESPACE_URL, str(_platform.runtime_dir().absolute()))
+    return f"deepfocus-live-{folder.hex[:12]}-"

@@ -1,0 +1,137 @@
+"""`frames.jsonl`: the append-only truth of which slices exist.
+
+Design Notes
+------------
+A line is written after its chunk is on the medium and before the frame is
+acknowledged. Many workers finish close together, so one thread writes and
+syncs whatever lines have come in since its last sync ("group commit"): the
+cost of a sync is shared, and the order within the file is the order of
+arrival. A crash can tear only the last line, which every reader passes over
+and the next writer cuts off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from deepfocus_live import _platform
+
+__all__ = ["Journal", "read_journal"]
+
+Line = dict[str, Any]
+
+
+def read_journal(path: Path) -> Iterator[Line]:
+    """Yield the whole lines of a journal; a torn last one is passed over."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(raw)
+            except ValueError:
+                # Only the tail can be torn, but a later writer may have gone on after it.
+                continue
+
+
+class Journal:
+    """Appends lines, one sync for all that came in together.
+
+    Parameters
+    ----------
+    path : Path
+        Created where missing; a torn last line is cut off.
+    sync : bool
+        Whether lines are on the medium before their callback is called.
+    """
+
+    def __init__(self, path: Path, *, sync: bool) -> None:
+        self._sync = sync
+        self._file = path.open("ab")
+        _cut_torn_line(path)
+        self._file.seek(0, os.SEEK_END)
+        self._waiting: list[tuple[bytes, Callable[[BaseException | None], None] | None]] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._commit, name="journal", daemon=True)
+        self._thread.start()
+
+    def append(
+        self, line: Line, then: Callable[[BaseException | None], None] | None = None
+    ) -> None:
+        """Queue `line`; `then(error)` is called on the journal's thread once it is durable.
+
+        `error` is None, or what kept the line from the disk.
+        """
+        raw = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        with self._changed:
+            self._waiting.append((raw, then))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Write what is queued and close the file."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        self._file.close()
+
+    def _commit(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                batch, self._waiting = self._waiting, []
+            if not batch:
+                return
+            error = self._write(b"".join(raw for raw, _ in batch))
+            for _, then in batch:
+                if then is not None:
+                    then(error)
+
+    def _write(self, data: bytes) -> BaseException | None:
+        end = self._file.tell()
+        try:
+            self._file.write(data)
+            self._file.flush()
+            if self._sync:
+                _platform.sync_file(self._file.fileno())
+        except OSError as error:
+            # Half a batch must not stay: its frames will be sent and written again.
+            self._take_back(end)
+            return error
+        return None
+
+    def _take_back(self, end: int) -> None:
+        raw = self._file.fileno()
+        try:
+            os.ftruncate(raw, end)
+            os.lseek(raw, end, os.SEEK_SET)
+        except OSError:
+            # The disk is gone altogether; readers pass over the torn line.
+            return
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        keep = size
+        while keep:
+            start = max(0, keep - 65536)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep != size:
+            file.truncate(keep)

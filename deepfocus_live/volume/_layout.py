@@ -1,0 +1,212 @@
+"""OME-Zarr 0.5 as we write it: groups, arrays and their metadata.
+
+Everything is made before the first slice arrives, so that the store is valid
+at every moment. Axes are always t c z y x; one chunk is one whole slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore
+
+from deepfocus_live.frames import Calibration
+from deepfocus_live.volume._pyramid import level_count
+
+__all__ = ["ImageLayout", "create_image", "create_series", "create_store", "open_levels", "resize"]
+
+AXES = ("t", "c", "z", "y", "x")
+_LABEL_CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
+_LABEL_COLORS = {
+    "in_focus": (0, 190, 255, 160),
+    "weak_label": (255, 176, 0, 160),
+    "undecided": (150, 150, 150, 160),
+}
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """What one image of a store looks like.
+
+    `shape` is (t, c, z, y, x); `levels` counts the full resolution too.
+    Calibrations that are None are said to be missing: scale 1, no unit.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int, int]
+    dtype: str
+    channels: tuple[str, ...]
+    pixel_size_um: Calibration | None = None
+    z_step_um: Calibration | None = None
+    labels: tuple[str, ...] = ()
+    codec: str = "lz4"
+    pixel_scale: int = 1
+    """Image pixels per pixel of this array along y and x."""
+    levels: int = 0
+    """0: as many as the size asks for."""
+
+    @property
+    def level_shapes(self) -> list[tuple[int, int, int, int, int]]:
+        """Shapes of all levels, full resolution first."""
+        t, c, z, y, x = self.shape
+        shapes = []
+        for _ in range(self.levels or level_count(y, x)):
+            shapes.append((t, c, z, y, x))
+            y, x = (y + 1) // 2, (x + 1) // 2
+        return shapes
+
+
+def create_store(path: Path, series: Sequence[str]) -> LocalStore:
+    """Make an empty store in bioformats2raw layout that will hold the images `series`."""
+    store = LocalStore(path)
+    ome = {"version": "0.5", "bioformats2raw.layout": 3}
+    zarr.create_group(store, attributes={"ome": ome})
+    create_series(store, series)
+    return store
+
+
+def create_series(store: Store, series: Sequence[str]) -> None:
+    """Write (again) the list of images that the store holds."""
+    ome = {"version": "0.5", "series": list(series)}
+    zarr.create_group(store, path="OME", attributes={"ome": ome}, overwrite=True)
+
+
+def create_image(store: Store, path: str, layout: ImageLayout) -> None:
+    """Make one image with all its levels and labels below `path` ('' is the store's root)."""
+    attributes = {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(layout)],
+            "omero": {"channels": [_omero_channel(n, layout) for n in layout.channels]},
+        },
+        "deepfocus_live": {"calibration": _sources(layout)},
+    }
+    zarr.create_group(store, path=path, attributes=attributes)
+    _create_arrays(store, path, layout, _image_codec(layout.codec), layout.dtype)
+    if layout.labels:
+        labels = {"ome": {"version": "0.5", "labels": list(layout.labels)}}
+        zarr.create_group(store, path=_join(path, "labels"), attributes=labels)
+    for label in layout.labels:
+        _create_label(store, _join(path, f"labels/{label}"), label, layout)
+
+
+def open_levels(store: Store, path: str) -> list[zarr.Array[Any]]:
+    """Return the arrays of all levels of the image or label at `path`, full resolution first."""
+    group = zarr.open_group(store, path=path, mode="r+" if not store.read_only else "r")
+    ome = group.attrs["ome"]
+    if not isinstance(ome, Mapping):
+        raise ValueError(f"{store}/{path}: not an OME-Zarr image.")
+    datasets = ome["multiscales"][0]["datasets"]  # type: ignore[index,call-overload]
+    return [_array(group, str(dataset["path"])) for dataset in datasets]  # type: ignore[index,union-attr,call-overload]
+
+
+def resize(levels: Sequence[zarr.Array[Any]], *, t: int, z: int) -> None:
+    """Let the arrays hold at least `t` time points and `z` slices."""
+    for array in levels:
+        shape = (max(array.shape[0], t), array.shape[1], max(array.shape[2], z), *array.shape[3:])
+        if shape != array.shape:
+            array.resize(shape)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise ValueError(f"{group.name}/{name}: expected an array, found a group.")
+    return array
+
+
+def _create_label(store: Store, path: str, label: str, image: ImageLayout) -> None:
+    attributes = {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(image, name=label)],
+            "image-label": {
+                "colors": [{"label-value": 1, "rgba": list(_LABEL_COLORS[label])}],
+                "source": {"image": "../../"},
+            },
+        }
+    }
+    zarr.create_group(store, path=path, attributes=attributes)
+    _create_arrays(store, path, image, _LABEL_CODEC, "uint8")
+
+
+def _create_arrays(
+    store: Store, path: str, layout: ImageLayout, codec: BytesBytesCodec | None, dtype: str
+) -> None:
+    for level, shape in enumerate(layout.level_shapes):
+        zarr.create_array(
+            store,
+            name=_join(path, str(level)),
+            shape=shape,
+            chunks=(1, 1, 1, shape[3], shape[4]),
+            dtype=dtype,
+            compressors=None if codec is None else [codec],
+            dimension_names=AXES,
+            fill_value=0,
+            # A black slice is a slice: without its chunk it would read as never taken.
+            config={"write_empty_chunks": True},
+        )
+
+
+def _image_codec(name: str) -> BytesBytesCodec | None:
+    if name == "none":
+        return None
+    return BloscCodec(cname=name, clevel=1 if name == "zstd" else 5, shuffle="bitshuffle")  # type: ignore[arg-type]
+
+
+def _multiscale(layout: ImageLayout, *, name: str | None = None) -> dict[str, Any]:
+    pixel = layout.pixel_size_um.um if layout.pixel_size_um else 1.0
+    step = layout.z_step_um.um if layout.z_step_um else 1.0
+    axes: list[dict[str, str]] = [
+        {"name": "t", "type": "time"},
+        {"name": "c", "type": "channel"},
+        {"name": "z", "type": "space"},
+        {"name": "y", "type": "space"},
+        {"name": "x", "type": "space"},
+    ]
+    for axis, known in zip(axes[2:], (layout.z_step_um, *2 * (layout.pixel_size_um,)), strict=True):
+        if known is not None:
+            axis["unit"] = "micrometer"
+    datasets = []
+    for level in range(len(layout.level_shapes)):
+        coarser = layout.pixel_scale * 2**level
+        side, shift = pixel * coarser, pixel * (coarser - 1) / 2
+        datasets.append(
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [1.0, 1.0, step, side, side]},
+                    # The centre of a coarse pixel lies between those of its four.
+                    {"type": "translation", "translation": [0.0, 0.0, 0.0, shift, shift]},
+                ],
+            }
+        )
+    return {"name": name or layout.name, "axes": axes, "datasets": datasets}
+
+
+def _omero_channel(name: str, layout: ImageLayout) -> dict[str, Any]:
+    top = 255 if layout.dtype == "uint8" else 65535
+    return {
+        "label": name,
+        "color": "FFFFFF",
+        "active": True,
+        "window": {"min": 0, "max": top, "start": 0, "end": top},
+    }
+
+
+def _sources(layout: ImageLayout) -> dict[str, Any]:
+    return {
+        key: None if value is None else {"um": value.um, "source": value.source}
+        for key, value in (("pixel_size", layout.pixel_size_um), ("z_step", layout.z_step_um))
+    }
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name

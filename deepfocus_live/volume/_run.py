@@ -1,0 +1,474 @@
+"""Writing a run directory: slices durably, masks and labels beside them.
+
+Design Notes
+------------
+The order of durability is chunk → journal line → acknowledgement. A chunk
+without a journal line is not there yet: its frame is sent and written again.
+A frame whose line is there is recognised by its sequence number and checksum
+and acknowledged without writing. Pyramids, masks and labels are written
+through a store that does not sync, so they never wait for, or hold up, the
+disk's sync; all of them can be computed again.
+
+One process writes a run: an operating-system lock in the run's folder says
+so, and is let go by the system when its holder dies. Each opening counts an
+epoch up and writes it into the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from zarr.storage import LocalStore
+
+from deepfocus_live.config import StorageConfig
+from deepfocus_live.errors import InputError
+from deepfocus_live.frames import (
+    FrameHeader,
+    FrameIndex,
+    ImageSpec,
+    Placement,
+    RunSpec,
+    StackKey,
+)
+from deepfocus_live.volume._journal import Journal, read_journal
+from deepfocus_live.volume._layout import (
+    ImageLayout,
+    create_image,
+    create_series,
+    create_store,
+    open_levels,
+    resize,
+)
+from deepfocus_live.volume._pyramid import halve_labels, halve_mean
+from deepfocus_live.volume._store import DurableStore, sync_tree, write_atomically
+
+__all__ = ["FORMAT_VERSION", "LABELS", "PROBABILITY_SCALE", "RunWriter", "StoredFrame"]
+
+FORMAT_VERSION = 1
+LABELS = ("in_focus", "weak_label", "undecided")
+PROBABILITY_SCALE = 4
+"""Image pixels per pixel of the network's probability."""
+
+EndReason = Literal["completed", "canceled", "errored", "interrupted"]
+Levels = list["zarr.Array[Any]"]
+Pixels = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """What became of one frame: where it lies, and whether it had been there already."""
+
+    placement: Placement
+    crc32: str
+    duplicate: bool
+
+
+@dataclass
+class _Image:
+    raw: Levels
+    coarse: Levels
+    labels: dict[str, Levels]
+    probability: Levels
+
+
+class RunWriter:
+    """The one writer of a run directory. Safe to call from several threads.
+
+    Make one with `create` or, after a crash, with `reopen`.
+    """
+
+    def __init__(self, path: Path, spec: RunSpec, storage: StorageConfig, lock: FileLock) -> None:
+        self.path = path
+        self.spec = spec
+        self._storage = storage
+        self._writer_lock = lock
+        self._guard = threading.Lock()
+        self._images_planned = list(spec.images)
+        self._images: list[_Image] = []
+        self._durable: dict[int, str] = {}
+        self._placed: dict[int, Placement] = {}
+        self._owner: dict[Placement, int] = {}
+        self._epoch = 1
+        self.masked_before: set[int] = set()
+        """Frames whose masks an earlier writer made, by sequence number."""
+        self.labelled_before: set[StackKey] = set()
+        self.ended_before = False
+        self._journal: Journal | None = None
+
+    # ---------------------------------------------------------------- life
+
+    @classmethod
+    def create(
+        cls, output: Path, spec: RunSpec, storage: StorageConfig, *, about: dict[str, Any]
+    ) -> RunWriter:
+        """Make a new run directory below `output`, whole and valid before its first slice.
+
+        Parameters
+        ----------
+        about : dict
+            What else belongs into `run.json`: configuration, profile, versions.
+
+        Raises
+        ------
+        InputError
+            If `output` cannot be written to.
+        """
+        path = _new_folder(output, spec.name)
+        writer = cls(path, spec, storage, _lock(path))
+        series = [str(n) for n in range(len(spec.images))]
+        for name in ("volume.ome.zarr", "probability.ome.zarr"):
+            create_store(path / name, series)
+        for number, image in enumerate(spec.images):
+            writer._create_image(number, image)
+        record = {
+            "format": FORMAT_VERSION,
+            "created_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "spec": spec.model_dump(mode="json"),
+            **about,
+        }
+        data = json.dumps(record, indent=1).encode()
+        write_atomically(path / "run.json", data, sync=writer._power_loss)
+        if writer._power_loss:
+            sync_tree(path)
+        writer._open()
+        return writer
+
+    @classmethod
+    def reopen(cls, path: Path, storage: StorageConfig) -> RunWriter:
+        """Go on with a run whose writer died.
+
+        Raises
+        ------
+        InputError
+            If `path` is no run directory or another process writes it.
+        """
+        record = read_run_json(path)
+        spec = RunSpec.model_validate(record["spec"])
+        writer = cls(path, spec, storage, _lock(path))
+        for line in read_journal(path / "frames.jsonl"):
+            writer._replay(line)
+        writer._open()
+        return writer
+
+    def _open(self) -> None:
+        for number in range(len(self._images), len(self._images_planned)):
+            self._images.append(self._open_image(number))
+        self._journal = Journal(self.path / "frames.jsonl", sync=self._power_loss)
+        self.note("open", epoch=self._epoch)
+
+    def _replay(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "frame":
+            placement = Placement(*(int(line[axis]) for axis in ("image", "t", "c", "z")))
+            self._remember(line["sequence_number"], placement, line["crc32"])
+        elif line["kind"] == "mask":
+            self.masked_before.add(line["sequence_number"])
+        elif line["kind"] == "label":
+            self.labelled_before.add(
+                StackKey(self.spec.run_id, line["image"], line["t"], line["c"])
+            )
+        elif line["kind"] == "end":
+            self.ended_before = True
+        elif line["kind"] == "image":
+            self._images_planned.append(ImageSpec.model_validate(line["spec"]))
+        elif line["kind"] == "open":
+            self._epoch = line["epoch"] + 1
+
+    def end(self, reason: EndReason) -> None:
+        """Write into the journal how the acquisition ended."""
+        self.note("end", reason=reason, frames=self.frames_durable)
+
+    def close(self) -> None:
+        """Write what is queued and let the run go."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self._writer_lock.release()
+
+    # -------------------------------------------------------------- frames
+
+    @property
+    def frames_durable(self) -> int:
+        """How many frames are on the disk and in the journal."""
+        return len(self._durable)
+
+    def durable_placements(self) -> dict[int, Placement]:
+        """Return where each durable frame lies, by sequence number."""
+        with self._guard:
+            return {number: self._placed[number] for number in self._durable}
+
+    def stack_size(self, key: StackKey) -> int:
+        """Return how many slices the stack is expected to have."""
+        return self._images_planned[key.image].size_z
+
+    def write_frame(self, header: FrameHeader, pixels: Pixels) -> StoredFrame:
+        """Put a slice on the disk; it counts only once `journal_frame` has called back.
+
+        Raises
+        ------
+        OSError
+            If the disk refuses; the frame can be written again.
+        """
+        crc = f"{zlib.crc32(pixels.data):08x}"
+        number = header.sequence_number
+        with self._guard:
+            if self._durable.get(number) == crc:
+                return StoredFrame(self._placed[number], crc, duplicate=True)
+            placement = self._place(header)
+        self._images[placement.image].raw[0][placement[1:]] = pixels
+        return StoredFrame(placement, crc, duplicate=False)
+
+    def journal_frame(
+        self,
+        header: FrameHeader,
+        stored: StoredFrame,
+        then: Callable[[BaseException | None], None],
+    ) -> None:
+        """Enter a written slice into the journal; `then(error)` follows once that is durable."""
+
+        def committed(error: BaseException | None) -> None:
+            if error is None:
+                with self._guard:
+                    self._remember(header.sequence_number, stored.placement, stored.crc32)
+            then(error)
+
+        self._append(_frame_line(header, stored), committed)
+
+    def read_slice(self, placement: Placement) -> Pixels:
+        """Return the stored pixels of one slice, (Y, X)."""
+        return np.asarray(self._images[placement.image].raw[0][placement[1:]])
+
+    def read_mask(self, placement: Placement) -> NDArray[np.uint8]:
+        """Return the stored mask of one slice, (Y, X) of 0 and 1."""
+        return np.asarray(self._images[placement.image].labels["in_focus"][0][placement[1:]])
+
+    # ----------------------------------------------------- what is derived
+
+    def write_pyramid(self, placement: Placement, pixels: Pixels) -> None:
+        """Write the coarser levels of one slice."""
+        for level in self._images[placement.image].coarse:
+            pixels = halve_mean(pixels)
+            level[placement[1:]] = pixels
+
+    def write_mask(
+        self,
+        placement: Placement,
+        mask: NDArray[np.uint8],
+        probability: NDArray[np.uint8],
+        **line: Any,
+    ) -> None:
+        """Write one slice's mask (Y, X) and probability, and its line in the journal."""
+        image = self._images[placement.image]
+        image.probability[0][placement[1:]] = probability
+        _write_label(image.labels["in_focus"], placement, mask)
+        self.note("mask", **line)
+
+    def write_weak_label(
+        self, placement: Placement, weak: NDArray[np.uint8], undecided: NDArray[np.uint8]
+    ) -> None:
+        """Write what the rule says of one slice, both (Y, X) of 0 and 1."""
+        labels = self._images[placement.image].labels
+        _write_label(labels["weak_label"], placement, weak)
+        _write_label(labels["undecided"], placement, undecided)
+
+    def note(self, kind: str, **line: Any) -> None:
+        """Append a line to the journal without waiting for it."""
+        self._append({"kind": kind, "at": round(time.time(), 3), **line}, None)
+
+    # -------------------------------------------------------------- inside
+
+    @property
+    def _power_loss(self) -> bool:
+        return self._storage.durability == "power-loss"
+
+    def _append(
+        self, line: dict[str, Any], then: Callable[[BaseException | None], None] | None
+    ) -> None:
+        journal = self._journal
+        if journal is None:
+            raise RuntimeError(f"{self.path}: the run is closed.")
+        journal.append(line, then)
+
+    def _remember(self, number: int, placement: Placement, crc: str) -> None:
+        self._durable[number] = crc
+        self._placed[number] = placement
+        self._owner[placement] = number
+
+    def _place(self, header: FrameHeader) -> Placement:
+        """Return where the frame goes; makes room where the plan had none."""
+        number = header.sequence_number
+        if number in self._placed:
+            return self._placed[number]
+        index = FrameIndex(header.index)
+        image = self._image_of(index)
+        c = min(self.spec.channel_number(index), len(self.spec.channels) - 1)
+        placement = Placement(image, index.get("t", 0), c, index.get("z", 0))
+        while self._owner.get(placement, number) != number:
+            # Two frames with one index (a run from an iterator may have none at all):
+            # the later one becomes a later time point, nothing is ever overwritten.
+            placement = placement._replace(t=placement.t + 1)
+        self._placed[number], self._owner[placement] = placement, number
+        self._make_room(placement)
+        return placement
+
+    def _image_of(self, index: FrameIndex) -> int:
+        position, tile = index.get("p", 0), index.get("g", 0)
+        for number, image in enumerate(self._images_planned):
+            if (image.position, image.tile) == (position, tile):
+                return number
+        first = self._images_planned[0]
+        image = first.model_copy(
+            update={
+                "position": position,
+                "tile": tile,
+                "name": f"p{position} g{tile}",
+                "x_um": None,
+                "y_um": None,
+            }
+        )
+        number = len(self._images_planned)
+        self._images_planned.append(image)
+        self._create_image(number, image)
+        series = [str(n) for n in range(number + 1)]
+        for store in ("volume.ome.zarr", "probability.ome.zarr"):
+            create_series(LocalStore(self.path / store), series)
+        self._images.append(self._open_image(number))
+        self.note("image", image=number, spec=image.model_dump(mode="json"))
+        return number
+
+    def _make_room(self, placement: Placement) -> None:
+        image = self._images[placement.image]
+        t, z = placement.t + 1, placement.z + 1
+        if t <= image.raw[0].shape[0] and z <= image.raw[0].shape[2]:
+            return
+        for levels in (image.raw, image.coarse, image.probability, *image.labels.values()):
+            resize(levels, t=t, z=z)
+
+    def _create_image(self, number: int, image: ImageSpec) -> None:
+        spec = self.spec
+        t, c, z = image.size_t, len(spec.channels), image.size_z
+        names = tuple(channel.name for channel in spec.channels)
+        layout = ImageLayout(
+            name=f"{spec.name} {image.name}".strip(),
+            shape=(t, c, z, spec.height_px, spec.width_px),
+            dtype=spec.dtype,
+            channels=names,
+            pixel_size_um=spec.pixel_size_um,
+            z_step_um=spec.z_step_um,
+            labels=LABELS,
+            codec=self._storage.codec,
+        )
+        create_image(LocalStore(self.path / "volume.ome.zarr"), str(number), layout)
+        probability = probability_layout(layout)
+        create_image(LocalStore(self.path / "probability.ome.zarr"), str(number), probability)
+
+    def _open_image(self, number: int) -> _Image:
+        volume = self.path / "volume.ome.zarr"
+        plain = LocalStore(volume)
+        durable = DurableStore(volume) if self._power_loss else plain
+        return _Image(
+            raw=open_levels(durable, str(number))[:1],
+            coarse=open_levels(plain, str(number))[1:],
+            labels={name: open_levels(plain, f"{number}/labels/{name}") for name in LABELS},
+            probability=open_levels(LocalStore(self.path / "probability.ome.zarr"), str(number)),
+        )
+
+
+def probability_layout(image: ImageLayout) -> ImageLayout:
+    """Return the layout of the network's probability for `image`: one level, coarser, uint8."""
+    t, c, z, y, x = image.shape
+    return ImageLayout(
+        name=f"{image.name} probability",
+        shape=(t, c, z, -(-y // PROBABILITY_SCALE), -(-x // PROBABILITY_SCALE)),
+        dtype="uint8",
+        channels=image.channels,
+        pixel_size_um=image.pixel_size_um,
+        z_step_um=image.z_step_um,
+        codec="zstd",
+        pixel_scale=PROBABILITY_SCALE,
+        levels=1,
+    )
+
+
+def read_run_json(path: Path) -> dict[str, Any]:
+    """Return the contents of a run's `run.json`.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it was written by a later version.
+    """
+    try:
+        record: dict[str, Any] = json.loads((path / "run.json").read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: not a run directory: no readable run.json ({error.strerror})."
+        ) from None
+    except ValueError:
+        raise InputError(f"{path}: run.json is damaged: not JSON.") from None
+    if record.get("format") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: run format {record.get('format')}, this version reads {FORMAT_VERSION}: "
+            "update deepfocus-live."
+        )
+    return record
+
+
+def _write_label(levels: Levels, placement: Placement, label: NDArray[np.uint8]) -> None:
+    for level in levels:
+        level[placement[1:]] = label
+        label = halve_labels(label)
+
+
+def _frame_line(header: FrameHeader, stored: StoredFrame) -> dict[str, Any]:
+    known = header.model_dump(
+        mode="json",
+        exclude_none=True,
+        exclude={"run_id", "height_px", "width_px", "dtype"},
+    )
+    return {
+        "kind": "frame",
+        **known,
+        **stored.placement._asdict(),
+        "crc32": stored.crc32,
+    }
+
+
+def _new_folder(output: Path, name: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1000):
+            path = output / (f"{stamp}_{plain}" + (f"_{attempt + 1}" if attempt else ""))
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot write runs here: {error.strerror}. Choose another --output."
+        ) from None
+    raise InputError(f"{output}: too many runs named {stamp}_{plain}.")
+
+
+def _lock(path: Path) -> FileLock:
+    lock = FileLock(path / ".writer.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{path}: another process is writing this run.") from None
+    return lock

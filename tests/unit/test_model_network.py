@@ -1,0 +1,151 @@
+"""The network: what it sees of a slice, and that the exported graph computes the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from deepfocus_live.errors import InputError
+from deepfocus_live.model import Registry, open_session
+from deepfocus_live.model.export import ExportMismatchError, export_onnx, fold
+from deepfocus_live.model.network import Architecture, BlockStem, FocusNetwork
+
+
+@pytest.fixture(scope="module")
+def template() -> Path:
+    """Return a graph of the default architecture: tracing one takes many seconds."""
+    return Registry().shipped_version().onnx
+
+
+def _random_network(seed: int) -> FocusNetwork:
+    torch.manual_seed(seed)
+    network = FocusNetwork(Architecture())
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0.0, 0.3)
+            module.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.normal_(module.bias, 0.0, 0.3)
+    return network.eval()
+
+
+def _features(network: FocusNetwork, counts: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return network.features(torch.from_numpy(counts.astype(np.float32))[None]).numpy()
+
+
+def test_block_statistics_equal_numpys_even_at_the_top_of_16_bits() -> None:
+    random = np.random.default_rng(0)
+    counts = random.integers(65000, 65536, (64, 72)).astype(np.float32)
+    mean, variance = BlockStem(4)(torch.from_numpy(counts)[None])
+    blocks = counts.astype(np.float64).reshape(16, 4, 18, 4)
+    np.testing.assert_allclose(mean[0], blocks.mean(axis=(1, 3)), rtol=1e-6)
+    np.testing.assert_allclose(variance[0] - 0.25, blocks.var(axis=(1, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(16.0, 0.0), (3.0, 40000.0), (1.0, 500.0)])
+def test_network_sees_the_same_whatever_gain_and_offset(gain: float, offset: float) -> None:
+    counts = np.rint(np.random.default_rng(1).normal(800.0, 40.0, (128, 128)))
+    counts[30:60, 30:60] += 300.0
+    network = _random_network(0)
+    before, after = _features(network, counts), _features(network, counts * gain + offset)
+    np.testing.assert_allclose(after, before, atol=2e-3)
+
+
+def test_constant_field_is_all_zero_to_the_network() -> None:
+    assert np.abs(_features(_random_network(0), np.full((64, 64), 4095))).max() == 0.0
+
+
+def test_noise_fields_of_every_brightness_look_alike() -> None:
+    random = np.random.default_rng(2)
+    network = _random_network(0)
+    spreads = [
+        _features(network, np.rint(random.normal(level, level / 50, (256, 256)))).std()
+        for level in (200.0, 2000.0, 20000.0)
+    ]
+    assert max(spreads) < 1.2 * min(spreads)
+    assert max(spreads) < 1.0
+
+
+def test_unknown_architecture_is_refused() -> None:
+    with pytest.raises(InputError, match="reduction is 3"):
+        Architecture(reduction=3)
+    with pytest.raises(InputError, match="not one of ours"):
+        Architecture.from_dict({"depth": 4})
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 64), (3, 65, 99), (1, 127, 64), (2, 200, 333), (1, 96, 71)]
+)
+def test_exported_graph_equals_torch_at_any_size(
+    shape: tuple[int, int, int], template: Path, tmp_path: Path
+) -> None:
+    network = _random_network(3)
+    file = tmp_path / "model.onnx"
+    export_onnx(network, file, name="test-1", template=template)
+    counts = np.random.default_rng(4).integers(0, 4096, shape).astype(np.uint16)
+    counts[:, 10:40, 20:50] += 20000
+    mask, probability = open_session(file).run(None, {"z_slice": counts})
+    with torch.inference_mode():
+        want_mask, want_probability = network(torch.from_numpy(counts))
+    assert mask.shape == shape
+    assert probability.shape == (shape[0], -(-shape[1] // 4), -(-shape[2] // 4))
+    assert mask.dtype == probability.dtype == np.uint8
+    assert np.abs(probability.astype(int) - want_probability.numpy()).max() <= 1
+    assert np.mean(mask != want_mask.numpy()) < 1e-3
+    assert set(np.unique(mask)) <= {0, 1}
+
+
+def test_mask_is_probability_at_threshold_enlarged_by_blocks(
+    template: Path, tmp_path: Path
+) -> None:
+    export_onnx(_random_network(5), tmp_path / "m.onnx", name="test-1", template=template)
+    counts = np.random.default_rng(6).integers(0, 4096, (1, 130, 90)).astype(np.uint16)
+    mask, probability = open_session(tmp_path / "m.onnx").run(None, {"z_slice": counts})
+    enlarged = probability.repeat(4, axis=1).repeat(4, axis=2)[:, :130, :90]
+    decided = np.abs(enlarged.astype(float) - 127.5) > 0.6  # rounding may hide which side
+    np.testing.assert_array_equal(mask[decided], enlarged[decided] >= 128)
+
+
+def test_folded_network_equals_the_trained_one() -> None:
+    network = _random_network(7)
+    counts = torch.randint(0, 4096, (1, 96, 96)).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            fold(network).logits(counts), network.logits(counts), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_export_that_differs_from_torch_is_refused_and_removed(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepfocus_live.model.export._graft", lambda *_: None)
+    with pytest.raises(ExportMismatchError, match="differs from torch"):
+        export_onnx(_random_network(8), tmp_path / "m.onnx", name="test-1", template=template)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_exported_file_describes_itself_and_names_no_folder(template: Path, tmp_path: Path) -> None:
+    export_onnx(_random_network(9), tmp_path / "m.onnx", name="test-1", template=template)
+    described = open_session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
+    assert described["name"] == "test-1"
+    assert described["format_version"] == "1"
+    assert described["reduction"] == "4"
+    assert float(described["threshold"]) == 0.5
+    model = onnx.load(str(tmp_path / "m.onnx"))
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+def test_tracing_anew_gives_the_graph_that_ships(tmp_path: Path) -> None:
+    """A smaller network, so that there is nothing to take over: this is the slow way."""
+    torch.manual_seed(0)
+    network = FocusNetwork(Architecture(base_channels=4, levels=2, reduction=2)).eval()
+    export_onnx(network, tmp_path / "m.onnx", name="small", template=None)
+    session = open_session(tmp_path / "m.onnx")
+    mask, probability = session.run(None, {"z_slice": np.zeros((1, 65, 70), np.uint16)})
+    assert mask.shape == (1, 65, 70)
+    assert probability.shape == (1, 33, 35)

@@ -1,0 +1,222 @@
+"""Training: loss, targets, splits, batches and the gate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deepfocus_live.errors import InputError
+from deepfocus_live.model.network import Architecture, FocusNetwork
+from deepfocus_live.training import (
+    FP32,
+    UNKNOWN,
+    BatchMaker,
+    LabelledStack,
+    block_target,
+    empty_field,
+    fit,
+    focus_loss,
+    network_iou,
+    simulated_stack,
+    split,
+    with_weak_labels,
+)
+from deepfocus_live.training._gate import Scores, refusal
+
+
+def _stack(name: str, *, focused: bool = True, width: int = 256) -> LabelledStack:
+    random = np.random.default_rng(0)
+    slices = random.integers(100, 200, (3, 128, width), dtype=np.uint16)
+    target = np.zeros((3, 32, width // 4), np.uint8)
+    if focused:
+        target[1, 8:24] = 1
+    return LabelledStack(name, slices, target)
+
+
+class _Opened:
+    """The least that a stack must be."""
+
+    name = "tiny"
+
+    def __init__(self, slices: np.ndarray) -> None:
+        self._slices = slices
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._slices.shape  # type: ignore[return-value]
+
+    def __getitem__(self, z_index: int) -> np.ndarray:
+        return self._slices[z_index]
+
+
+def test_loss_falls_as_logits_turn_right() -> None:
+    target = torch.zeros(1, 16, 16)
+    target[:, 4:12] = 1.0
+    known = torch.ones_like(target)
+    sure = [focus_loss(k * (2 * target - 1), target, known).item() for k in (-4, 0, 1, 4, 8)]
+    assert sure == sorted(sure, reverse=True)
+    assert sure[-1] < 0.01
+
+
+def test_undecided_pixels_carry_no_loss_and_no_gradient() -> None:
+    target = torch.zeros(1, 16, 16)
+    target[:, :8] = 1.0
+    known = torch.ones_like(target)
+    known[:, :, 8:] = 0.0
+    logits = torch.randn(1, 16, 16, requires_grad=True)
+    loss = focus_loss(logits, target, known)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, 8:].any()
+    changed = logits.detach().clone()
+    changed[:, :, 8:] = 50.0
+    torch.testing.assert_close(focus_loss(changed, target, known), loss.detach())
+
+
+def test_block_is_in_focus_by_majority_and_unknown_by_a_single_pixel() -> None:
+    in_focus, undecided = np.zeros((10, 8), bool), np.zeros((10, 8), bool)
+    in_focus[:2, :4] = True  # half of the first block
+    in_focus[4:5, 4:] = True  # a quarter of the last
+    undecided[7, 0] = True
+    target = block_target(in_focus, undecided, 4)
+    np.testing.assert_array_equal(target, [[1, 0], [UNKNOWN, 0]])
+
+
+def test_stacks_are_held_out_whole() -> None:
+    stacks = [_stack(f"s{i}") for i in range(6)]
+    learn, held, words = split(stacks)
+    assert len(held) == 1
+    assert not {s.name for s in learn} & {s.name for s in held}
+    assert held[0].name in words
+
+
+def test_stack_without_anything_in_focus_is_never_what_is_judged_by() -> None:
+    learn, held, _ = split([_stack("sharp"), _stack("blurred", focused=False), _stack("sharp 2")])
+    assert [s.name for s in held] == ["sharp 2"]
+    assert [s.name for s in learn] == ["sharp", "blurred"]
+
+
+def test_single_stack_is_parted_by_region_with_a_gap_and_says_so() -> None:
+    stack = _stack("only")
+    [learn], [held], words = split([stack])
+    assert learn.slices.shape[2] + held.slices.shape[2] <= 256 - 32
+    assert "region" in words and "one stack" in words
+
+
+def test_nothing_in_focus_anywhere_is_refused() -> None:
+    with pytest.raises(InputError, match="nothing is in focus in any of the stacks"):
+        split([_stack("a", focused=False), _stack("b", focused=False)])
+
+
+def test_stack_too_narrow_to_part_is_refused() -> None:
+    with pytest.raises(InputError, match="give a second stack"):
+        split([_stack("narrow", width=128)])
+
+
+def test_slices_too_small_and_of_another_type_are_refused() -> None:
+    with pytest.raises(InputError, match="tiny: slices of 60 x 200 pixels are too small"):
+        with_weak_labels(_Opened(np.zeros((5, 60, 200), np.uint16)), preset="axial", reduction=4)
+    with pytest.raises(InputError, match="must be uint8 or uint16"):
+        with_weak_labels(_Opened(np.zeros((5, 64, 64), np.float32)), preset="axial", reduction=4)
+    with pytest.raises(InputError, match="preset"):
+        with_weak_labels(_Opened(np.zeros((5, 64, 64), np.uint16)), preset="none", reduction=4)
+
+
+def test_same_seed_draws_the_same_batches() -> None:
+    stacks = [_stack("a"), _stack("b")]
+    first, second = (BatchMaker(stacks, seed=5).draw() for _ in range(2))
+    torch.testing.assert_close(first.counts, second.counts)
+    torch.testing.assert_close(first.target, second.target)
+
+
+def test_crops_of_small_stacks_are_small_and_whole_counts() -> None:
+    batch = BatchMaker([_stack("a", width=192)], seed=1, size=4).draw()
+    assert batch.counts.shape == (4, 128, 128)
+    assert batch.target.shape == batch.known.shape == (4, 32, 32)
+    assert torch.equal(batch.counts, batch.counts.round())
+    assert 0 <= float(batch.counts.min()) and float(batch.counts.max()) <= 65535
+
+
+def test_empty_fields_are_counts_of_a_camera() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        field = empty_field(random, (64, 64))
+        assert field.shape == (64, 64)
+        assert 0 <= field.min() and field.max() <= 65535
+        assert np.array_equal(field, np.rint(field))
+
+
+def test_simulated_stacks_repeat_by_seed() -> None:
+    first, again, other = (
+        simulated_stack("spheres", seed=(0, k), shape=(3, 128, 128)) for k in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.slices, again.slices)
+    assert not np.array_equal(first.slices, other.slices)
+    assert first.target.shape == (3, 32, 32)
+
+
+def test_fit_learns_and_keeps_the_best_weights() -> None:
+    torch.manual_seed(0)
+    stack = simulated_stack("spheres", seed=(3, 3), shape=(5, 128, 128))
+    network = FocusNetwork(Architecture(base_channels=4, levels=2))
+    scores = iter([0.1, 0.5, 0.3])
+    states = []
+
+    def judge(candidate: FocusNetwork) -> float:
+        states.append(candidate.unet.head.weight.detach().clone())
+        return next(scores)
+
+    result = fit(
+        network,
+        BatchMaker([stack], size=2, crop_px=128),
+        judge=judge,
+        learning_rate=1e-2,
+        precision=FP32,
+        max_steps=6,
+        looks=2,
+    )
+    assert (result.steps, result.best_score, result.best_step) == (6, 0.5, 3)
+    torch.testing.assert_close(network.unet.head.weight.detach(), states[1])
+    assert not torch.equal(states[1], states[2])
+
+
+def test_training_that_only_harms_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = FocusNetwork(Architecture(base_channels=4, levels=2))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    scores = iter([0.9, 0.5, 0.3])
+    stack = _stack("a")
+    result = fit(
+        network,
+        BatchMaker([stack], size=2),
+        judge=lambda _: next(scores),
+        learning_rate=1.0,
+        precision=FP32,
+        max_steps=2,
+        looks=2,
+    )
+    assert result.best_step == 0
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[key])
+
+
+def test_iou_is_pooled_over_what_is_known() -> None:
+    network = FocusNetwork(Architecture(base_channels=4, levels=2)).eval()
+    with torch.no_grad():
+        network.unet.head.weight.zero_()
+        network.unet.head.bias.fill_(5.0)  # everything in focus
+    stack = _stack("a")
+    target = stack.target.copy()
+    target[1, 24:] = UNKNOWN
+    examples = [(stack.slices[1], target[1])]
+    assert network_iou(network, examples) == pytest.approx(16 / 24)
+
+
+def test_gate_refuses_what_is_worse_or_sees_focus_in_nothing() -> None:
+    parent = Scores(iou=0.80, empty_share=0.0)
+    assert refusal(Scores(0.80, 0.01), parent) is None
+    worse = refusal(Scores(0.79, 0.0), parent)
+    assert worse is not None and "0.8000 to 0.7900" in worse
+    sees_ghosts = refusal(Scores(0.9, 0.02), parent)
+    assert sees_ghosts is not None and "2.00% of an empty field" in sees_ghosts
