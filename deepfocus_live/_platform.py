@@ -73,10 +73,11 @@ def preallocate(path: Path, size: int) -> None:
     Raises
     ------
     OSError
-        If there is no room; nothing is left behind.
+        If there is no room, and nothing is left behind; or if `path` exists, which stays.
     """
+    file = path.open("xb")
     try:
-        with path.open("xb") as file:
+        with file:
             make_private(path)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
@@ -196,8 +197,15 @@ class ProcessStamp:
     @classmethod
     def mine(cls) -> ProcessStamp:
         """Return the stamp of this process."""
-        process = psutil.Process()
-        return cls(process.pid, process.create_time())
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessStamp:
+        """Return the stamp of the process that has this number now, or of none if nobody has."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return cls(pid, 0.0)
 
     def alive(self) -> bool:
         """Return whether this very process still runs (a zombie does not)."""

@@ -33,8 +33,8 @@ class WebConfig(_Section):
     """The live page."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8765
-    """0 takes any free port."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """None: 8765, or any free one where that is taken; 0: any free one."""
 
 
 class StorageConfig(_Section):

@@ -46,6 +46,7 @@ from deepfocus_live.training import (
 )
 
 REAL_SHARE = 0.35  # of the crops; the rest is simulated
+EMPTY_SHARE = 0.2  # of the crops: noise and empty fields
 JUDGED_SEED_OFFSET = 1_000_000  # held-out simulation is of other seeds
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     began = time.monotonic()
     result = fit(
         network,
-        BatchMaker(learn, seed=args.seed),
+        BatchMaker(learn, seed=args.seed, empty_share=EMPTY_SHARE),
         judge=judge,
         learning_rate=args.learning_rate,
         precision=precision,
@@ -106,8 +107,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("stacks", nargs="+", help="real stacks to learn from by weak labels")
     parser.add_argument("--name", required=True)
     parser.add_argument("--output", type=Path, default=Path("onnx_models"))
-    parser.add_argument("--simulated", type=int, default=72, help="number of simulated stacks")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--simulated", type=int, default=96, help="number of simulated stacks")
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--looks", type=int, default=12)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -33,26 +33,38 @@ def start(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it is ready; it goes on.")
     ] = False,
+    owner: Annotated[
+        int | None, typer.Option("--owner", help="End with the process of this pid.", hidden=True)
+    ] = None,
+    prefer_port: Annotated[
+        int | None,
+        typer.Option("--prefer-port", help="Page's port of the daemon replaced.", hidden=True),
+    ] = None,
 ) -> None:
     """Start the daemon and print the page's address."""
     settings = load_config(
         config, output=_text(output), web__host=host, web__port=port, models=_text(models)
     )
+    given = {
+        "--config": _text(config),
+        "--output": _text(output),
+        "--host": host,
+        "--port": port,
+        "--models": _text(models),
+        "--owner": owner,
+    }
+    arguments = tuple(
+        part for key, value in given.items() if value is not None for part in (key, str(value))
+    )
     if detach:
-        _start_detached(config, output, host, port, models)
+        _start_detached(arguments)
         return
     from deepfocus_live.daemon import run_daemon
 
-    run_daemon(settings)
+    run_daemon(settings, owner_pid=owner, arguments=arguments, prefer_port=prefer_port)
 
 
-def _start_detached(
-    config: Path | None,
-    output: Path | None,
-    host: str | None,
-    port: int | None,
-    models: Path | None,
-) -> None:
+def _start_detached(arguments: tuple[str, ...]) -> None:
     from deepfocus_live.ring import DaemonDidNotStart, find_daemon, start_daemon
 
     first = find_daemon()
@@ -61,16 +73,6 @@ def _start_detached(
             f"a daemon is running already (pid {first.pid}), its page is at {first.page} "
             "`deepfocus-live stop` ends it."
         )
-    given = {
-        "--config": config and config.absolute(),
-        "--output": output and output.absolute(),
-        "--host": host,
-        "--port": port,
-        "--models": models and models.absolute(),
-    }
-    arguments = [
-        part for key, value in given.items() if value is not None for part in (key, str(value))
-    ]
     try:
         address = start_daemon(arguments)
     except DaemonDidNotStart as error:

@@ -16,6 +16,8 @@ from deepfocus_live.cli._stacks import open_all
 from deepfocus_live.errors import InputError
 
 if TYPE_CHECKING:
+    from useq import MDASequence
+
     from deepfocus_live.microscope import Attachment
     from deepfocus_live.microscope.simulated import SimulatedMicroscope
 
@@ -54,13 +56,14 @@ def demo(
 
     shown = exposure if exposure is not None else (10.0 if headless else 120.0)
     microscope = _microscope(stacks or [], count, shown)
+    sequence = _sequence(microscope, count)
     with tempfile.TemporaryDirectory(prefix="deepfocus-demo-", ignore_cleanup_errors=True) as own:
         kept = Path(output or tempfile.mkdtemp(prefix="deepfocus-demo-runs-")).absolute()
         with private_daemon(Path(own), "--output", str(_writable(kept))) as daemon:
             typer.echo(f"the live page: {daemon.page}")
             if not headless:
                 webbrowser.open(daemon.page)
-            found = _play(microscope, count, kept)
+            found = _play(microscope, sequence, kept)
             _report(found)
             if not headless:
                 _linger(daemon.page)
@@ -109,12 +112,20 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _play(microscope: SimulatedMicroscope, count: int, output: Path) -> dict[str, Any]:
+def _sequence(microscope: SimulatedMicroscope, count: int) -> MDASequence:
+    first, *others = [
+        tuple(microscope.z_positions_um(number)) for number in range(microscope.n_stacks)
+    ]
+    # Time points have the same planes; stacks that differ in theirs lie side by side.
+    alike = all(planes == first for planes in others)
+    sequence = microscope.sequence(count, as_="time" if alike else "position")
+    return sequence.model_copy(update={"metadata": {**sequence.metadata, "name": "demo"}})
+
+
+def _play(microscope: SimulatedMicroscope, sequence: MDASequence, output: Path) -> dict[str, Any]:
     """Run the acquisition, attached, and return what the daemon says at its end."""
     from deepfocus_live.microscope import attach
 
-    sequence = microscope.sequence(count)
-    sequence = sequence.model_copy(update={"metadata": {**sequence.metadata, "name": "demo"}})
     with attach(microscope.core, output=output) as attached, ProgressLine(1.0) as progress:
         begin = time.monotonic()
         microscope.core.run_mda(sequence, block=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from deepfocus_live import __version__
@@ -22,6 +22,9 @@ from deepfocus_live.cli import (
 from deepfocus_live.errors import InputError
 
 __all__ = ["main"]
+
+# `UsageError`: of the installed click with older versions of typer, of typer's own with newer.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="deepfocus-live",
@@ -63,12 +66,16 @@ def main() -> None:
     # Known before anything can fail, and accepted anywhere on the line.
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    if not debug:
+        # It reports damaged files on stderr, beside the one line that we say of them.
+        logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
         code = app(args=arguments, prog_name="deepfocus-live", standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         _fail("stopped.", 1)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
+    except _UsageError as error:
+        # Without a command the help is shown, and there is nothing else to say.
+        _fail(error.format_message() or "no command was given; above are those there are.", 2)
     except InputError as error:
         if debug:
             raise
@@ -84,5 +91,5 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    typer.echo(f"deepfocus-live: {line}", err=True)
+    typer.echo(f"deepfocus-live: {' '.join(line.splitlines())}", err=True)
     sys.exit(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 
 from deepfocus_live.config import StorageConfig
 from deepfocus_live.daemon._run import ActiveRun
-from deepfocus_live.frames import FrameHeader
+from deepfocus_live.frames import FrameHeader, RunSpec
 from deepfocus_live.ring import Connection, MemoryRing, RingError
 from deepfocus_live.volume import StoredFrame
 
-__all__ = ["Client", "Intake"]
+__all__ = ["Client", "Intake", "run_of"]
 
 log = logging.getLogger(__name__)
 
@@ -206,11 +205,9 @@ class Intake:
             self._waiting -= 1
 
 
-def ring_record(ring: MemoryRing) -> dict[str, Any] | None:
-    """Return the run's specification and folder that a ring was left with, if it had one."""
+def run_of(ring: MemoryRing) -> RunSpec | None:
+    """Return the run that the frames in a ring belong to; None before there is one."""
     try:
-        record = json.loads(ring.run)
+        return RunSpec.model_validate_json(ring.run)
     except ValueError:
         return None
-    # Before the daemon had named a folder no frame could be in the ring.
-    return record if isinstance(record, dict) and "path" in record else None

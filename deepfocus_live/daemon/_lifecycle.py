@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from deepfocus_live._platform import ProcessStamp
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._service import Daemon
 from deepfocus_live.errors import InputError
@@ -13,8 +14,25 @@ from deepfocus_live.ring import claim_daemon_lock, find_daemon
 __all__ = ["run_daemon"]
 
 
-def run_daemon(config: Config) -> None:
+def run_daemon(
+    config: Config,
+    *,
+    owner_pid: int | None = None,
+    arguments: tuple[str, ...] = (),
+    prefer_port: int | None = None,
+) -> None:
     """Run the daemon in this process until it is asked to stop.
+
+    Parameters
+    ----------
+    config : Config
+        What to do.
+    owner_pid : int or None
+        End when this process does: for a daemon that one program has for itself.
+    arguments : tuple of str
+        The command line that led here, for whoever has to start the next daemon.
+    prefer_port : int or None
+        Port of the page of the daemon that this one replaces.
 
     Raises
     ------
@@ -29,12 +47,14 @@ def run_daemon(config: Config) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+    owner = None if owner_pid is None else ProcessStamp.of(owner_pid)
+
+    async def serve() -> None:
+        # Made inside the loop: what it holds belongs to this one.
+        daemon = Daemon(config, owner=owner, arguments=arguments, prefer_port=prefer_port)
+        await daemon.run()
+
     try:
-        asyncio.run(_run(config))
+        asyncio.run(serve())
     finally:
         lock.release()
-
-
-async def _run(config: Config) -> None:
-    # Made inside the loop: what it holds belongs to this one.
-    await Daemon(config).run()

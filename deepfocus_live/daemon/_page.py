@@ -10,18 +10,29 @@ import uvicorn
 
 from deepfocus_live.config import WebConfig
 from deepfocus_live.errors import InputError
-from deepfocus_live.web import LiveHub, SliceSource, create_app
+from deepfocus_live.web import SERVER_OPTIONS, LiveHub, SliceSource, create_app
 
 __all__ = ["PageServer"]
+
+_USUAL_PORT = 8765
 
 
 class PageServer:
     """Serves the live page until stopped. The port is taken when this is made.
 
+    Parameters
+    ----------
+    web : WebConfig
+        Where to serve.
+    hub, source, status
+        As `create_app` takes them.
+    prefer_port : int or None
+        Where an earlier daemon served its page: browsers wait for it there.
+
     Raises
     ------
     InputError
-        If the port cannot be had.
+        If the port that the user asked for cannot be had.
     """
 
     def __init__(
@@ -30,26 +41,21 @@ class PageServer:
         hub: LiveHub,
         source: SliceSource,
         status: Callable[[], dict[str, object]],
+        *,
+        prefer_port: int | None = None,
     ) -> None:
-        try:
-            family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-            self._socket = socket.create_server((web.host, web.port), family=family)
-        except OSError as error:
-            raise InputError(
-                f"the page cannot be served at {web.host}:{web.port}: {error.strerror}. "
-                "Choose another --port (0 takes any that is free)."
-            ) from None
+        self._socket = _listen(web, prefer_port)
         host = f"[{web.host}]" if ":" in web.host else web.host
-        self.address = f"http://{host}:{self._socket.getsockname()[1]}/"
+        self.port: int = self._socket.getsockname()[1]
+        self.address = f"http://{host}:{self.port}/"
         app = create_app(hub, source, status=status, allowed_hosts=[web.host])
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                log_level="warning",
-                access_log=False,
-                ws="websockets-sansio",
+                log_config=None,
                 lifespan="off",
                 timeout_graceful_shutdown=1,
+                **SERVER_OPTIONS,
             )
         )
         self._thread = threading.Thread(
@@ -66,3 +72,19 @@ class PageServer:
         if self._thread.ident is not None:
             self._thread.join(timeout=5)
         self._socket.close()
+
+
+def _listen(web: WebConfig, prefer_port: int | None) -> socket.socket:
+    """Return a socket on the wanted port; on any free one where nobody insists on it."""
+    insists = web.port is not None and prefer_port is None
+    wanted = web.port if insists else (prefer_port or _USUAL_PORT)
+    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+    for port in [wanted] if insists else [wanted, 0]:
+        try:
+            return socket.create_server((web.host, port or 0), family=family)
+        except OSError as error:
+            refusal = error
+    raise InputError(
+        f"the page cannot be served at {web.host}:{wanted}: {refusal.strerror}. "
+        "Choose another --port (0 takes any that is free)."
+    )

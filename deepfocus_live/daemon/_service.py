@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._intake import Client, Intake, ring_record
+from deepfocus_live.daemon._intake import Client, Intake, run_of
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
 from deepfocus_live.daemon._masks import MaskMaker
@@ -88,6 +88,12 @@ class Daemon:
     ----------
     config : Config
         What to do.
+    owner : ProcessStamp or None
+        End at once when this process has ended.
+    arguments : tuple of str
+        The command line that it was started with.
+    prefer_port : int or None
+        Port of the page of the daemon that this one replaces.
 
     Raises
     ------
@@ -95,8 +101,17 @@ class Daemon:
         If the output folder or the page's port cannot be had.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        owner: _platform.ProcessStamp | None = None,
+        arguments: tuple[str, ...] = (),
+        prefer_port: int | None = None,
+    ) -> None:
         self._config = config
+        self._arguments = arguments
+        self._owner = owner
         self._started = time.time()
         self._stopping = False
         self._runs: dict[str, ActiveRun] = {}
@@ -111,7 +126,7 @@ class Daemon:
         _check_writable(config.output_dir)
         self.registry = Registry(config.models)
         self._hub = LiveHub()
-        self._page = PageServer(config.web, self._hub, self, self.status)
+        self._page = PageServer(config.web, self._hub, self, self.status, prefer_port=prefer_port)
         self._intake = Intake(
             config.storage, on_stored=self._frame_stored, on_trouble=self._disk_trouble
         )
@@ -141,7 +156,14 @@ class Daemon:
         stamp = _platform.ProcessStamp.mine()
         port = server.sockets[0].getsockname()[1]
         address = DaemonAddress(
-            stamp.pid, stamp.started, port, key, self._page.address, __version__
+            stamp.pid,
+            stamp.started,
+            port,
+            key,
+            self._page.address,
+            __version__,
+            # A daemon that replaces this one serves its page where browsers wait for it.
+            (*self._arguments, "--prefer-port", str(self._page.port)),
         )
         publish_daemon(address)
         log.info("ready; the page is at %s", self._page.address)
@@ -213,6 +235,9 @@ class Daemon:
                 for client in list(self._clients):
                     client.connection.send({"type": "heartbeat"})
             await asyncio.to_thread(self._look_around)
+            if self._owner is not None and not self._owner.alive():
+                self._stop_now = True
+                self._stop_asked.set()
 
     def _look_around(self) -> None:
         self._close_finished()
@@ -262,10 +287,8 @@ class Daemon:
         try:
             spec = RunSpec.model_validate(message["spec"])
             ring = self._intake.open_ring(str(message["ring"]))
-            run = self._runs.get(spec.run_id)
-            if run is None:
-                path = message.get("path")
-                run = self._reopen(Path(path)) if path else self._create(spec)
+            run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring.folder)
+            ring.folder = run.writer.path
             run.ended = False
         except (InputError, OSError, RingError, KeyError, ValueError) as error:
             return {"ok": False, "reason": str(error)}
@@ -335,8 +358,8 @@ class Daemon:
                 self._intake.store(run, ring, slot, number, client)
 
     def _run_of(self, ring: MemoryRing) -> ActiveRun | None:
-        record = ring_record(ring)
-        return None if record is None else self._runs.get(record["spec"]["run_id"])
+        spec = run_of(ring)
+        return None if spec is None else self._runs.get(spec.run_id)
 
     def _end_run(self, message: Message) -> Message:
         run = self._runs.get(str(message.get("run_id")))
@@ -376,35 +399,33 @@ class Daemon:
     def _take_over(self, path: str) -> None:
         """Drain the ring of a dead producer, then remove it."""
         ring = self._intake.open_ring(path)
-        record = ring_record(ring)
-        if record is not None:
-            run = self._runs.get(record["spec"]["run_id"])
+        spec = run_of(ring)
+        if spec is not None:
+            run = self._runs.get(spec.run_id)
             try:
                 if run is None and ring.waiting():
-                    run = self._reopen_or_create(record)
+                    run = self._reopen_or_create(spec, ring.folder)
             except (InputError, OSError) as error:
                 # The frames stay in the ring: this is not the time to give them up.
-                self._warn(f"frames of {record['path']} wait in {path}: {error}")
+                self._warn(f"frames of run {spec.name} wait in {path}: {error}")
                 return
             if run is not None and not run.ended:
                 self._intake.drain(run, ring)
                 self._finish_acquisition(run, "interrupted")
         self._intake.close_ring(path, remove=True)
 
-    def _reopen_or_create(self, record: dict[str, Any]) -> ActiveRun:
-        path = Path(record["path"])
-        if path.exists():
-            return self._reopen(path)
+    def _reopen_or_create(self, spec: RunSpec, folder: Path | None) -> ActiveRun:
+        if folder is None:
+            return self._create(spec)
+        if folder.exists():
+            return self._reopen(folder)
         # Its folder is gone, its last frames are not: they get a run of their own.
-        spec = RunSpec.model_validate(record["spec"])
         return self._create(spec.model_copy(update={"name": f"{spec.name}-rest"}))
 
-    def _has_live_ring(self, run_path: Path) -> bool:
-        for ring in self._intake.rings.values():
-            record = ring_record(ring)
-            if record is not None and Path(record["path"]) == run_path:
-                return ring.producer.alive()
-        return False
+    def _has_live_ring(self, folder: Path) -> bool:
+        return any(
+            ring.folder == folder and ring.producer.alive() for ring in self._intake.rings.values()
+        )
 
     def _remember_open_runs(self) -> None:
         paths = [str(run.writer.path) for run in self._runs.values()]

@@ -98,6 +98,10 @@ class Attachment:
         except BaseException:
             self._sender.stop()
             raise
+        if core.getCameraDevice():
+            self._sender.prepare(
+                core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
+            )
         if core.mda.is_running():
             log.warning("attached while an acquisition runs: following from the next one on.")
         self._following = False
@@ -150,6 +154,7 @@ class Attachment:
             "connected": sender.link.connected,
             "restarts": sender.link.restarts,
             "frames_taken": sender.counts.taken,
+            "frames_sent": sender.frames_sent,
             "frames_durable": sender.frames_durable,
             "frames_waiting": sender.frames_waiting,
             "frames_refused": sender.counts.refused,

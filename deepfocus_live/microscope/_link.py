@@ -51,6 +51,7 @@ class DaemonLink:
         self._on_lost = on_lost
         self._client: ControlClient | None = None
         self._address: DaemonAddress | None = None
+        self._asked: str | None = None
         self._answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._ensuring = threading.Lock()
@@ -92,10 +93,12 @@ class DaemonLink:
             return False
         address = find_daemon()
         if address is None:
+            arguments = self._arguments
             if self._address is not None:
                 self.restarts += 1
                 log.warning("the deepfocus-live daemon is gone; starting it again.")
-            address = start_daemon(self._arguments, python=self._python)
+                arguments = self._address.arguments
+            address = start_daemon(arguments, python=self._python)
         client = address.connect()
         with self._changed:
             self._address, self._client, self.said_bye = address, client, False
@@ -125,17 +128,15 @@ class DaemonLink:
         """
         while not self._answers.empty():
             self._answers.get_nowait()
+        self._asked = message["type"]
         self.send(message)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
-                answer = self._answers.get(timeout=0.05)
+                return self._answers.get(timeout=0.05)
             except queue.Empty:
                 if self._client is None:
                     raise ConnectionError("the daemon went away before it answered.") from None
-                continue
-            if answer.get("re") == message["type"]:
-                return answer
         raise TimeoutError(f"no answer to {message['type']} within {timeout_s:.0f} s.")
 
     def close(self) -> None:
@@ -164,7 +165,7 @@ class DaemonLink:
                 self._drop(client)
 
     def _dispatch(self, message: Message) -> None:
-        if "re" in message:
+        if "re" in message and message["re"] == self._asked:
             self._answers.put(message)
         elif message["type"] == "bye":
             self.said_bye = True

@@ -3,18 +3,18 @@
 Design Notes
 ------------
 The runner's thread only appends to a deque. One thread here does the rest, in
-order: open a run at the daemon, copy frames into free slots, announce them,
-close the run. It is also the one place that reacts to a lost daemon: connect
-to a new one, open the run there again (the daemon finds it by its folder),
-and announce every slot that is not acknowledged. The ring's own counters say
-which those are, so nothing that was said before needs to be remembered.
+order: announce a run to the daemon, copy frames into free slots, announce
+them, close the run. No frame waits for the daemon's answer before it is in the
+ring. This is also the one place that reacts to a lost daemon: connect to a new
+one, announce the run again (the daemon finds its folder in the ring), and
+every slot that is not acknowledged. The ring's own counters say which those
+are, so nothing that was said before needs to be remembered.
 
 A run's frames all leave the ring before the next run may use it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -43,6 +43,11 @@ _RETRY_S = 0.5
 
 
 @dataclass
+class _Prepare:
+    frame_bytes: int
+
+
+@dataclass
 class _Begin:
     sequence: useq.MDASequence
     summary: Mapping[str, Any]
@@ -65,6 +70,9 @@ class _End:
 @dataclass
 class _Stop:
     pass
+
+
+_Item = _Prepare | _Begin | _Taken | _End | _Stop
 
 
 @dataclass
@@ -104,7 +112,7 @@ class FrameSender:
     ) -> None:
         self._limits = ring
         self._on_message = on_message
-        self._items: deque[_Begin | _Taken | _End | _Stop] = deque()
+        self._items: deque[_Item] = deque()
         self._wake = threading.Event()
         self._acknowledged = threading.Event()
         self._room = threading.Condition()
@@ -113,12 +121,19 @@ class FrameSender:
         self._budget = _platform.available_memory_bytes() // 2
         self._ring: MemoryRing | None = None
         self._spec: RunSpec | None = None
-        self._path: str | None = None
+        self._refusal: str | None = None
         self._next_number = 0
         self.counts = FrameCounts()
         self.link = make_link(self._receive, self._wake.set)
         self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
         self._thread.start()
+
+    def prepare(self, frame_bytes: int) -> None:
+        """Make the ring for frames of this size before an acquisition needs it.
+
+        Filling hundreds of megabytes with zeros takes as long as many frames do.
+        """
+        self._put(_Prepare(frame_bytes))
 
     # ------------------------------------------- on the acquisition's thread
 
@@ -140,7 +155,7 @@ class FrameSender:
         """Note that the run has ended: `completed`, `canceled` or `errored`."""
         self._put(_End(reason))
 
-    def _put(self, item: _Begin | _Taken | _End | _Stop) -> None:
+    def _put(self, item: _Item) -> None:
         self._items.append(item)
         self._wake.set()
 
@@ -158,6 +173,12 @@ class FrameSender:
     def frames_waiting(self) -> int:
         """Frames taken that are not acknowledged yet."""
         return self.counts.taken - self.frames_durable - self.counts.refused
+
+    @property
+    def frames_sent(self) -> int:
+        """Frames that are in the ring or further: safe from this process's death."""
+        with self._room:
+            return self.counts.durable + self._next_number
 
     @property
     def frames_durable(self) -> int:
@@ -210,8 +231,10 @@ class FrameSender:
             self._ring.close(remove=True)
         self.link.close()
 
-    def _handle(self, item: _Begin | _Taken | _End | _Stop) -> None:
-        if isinstance(item, _Begin):
+    def _handle(self, item: _Item) -> None:
+        if isinstance(item, _Prepare):
+            self._prepare_ring(item.frame_bytes, b"")
+        elif isinstance(item, _Begin):
             self._open_run(item)
         elif isinstance(item, _Taken):
             self._send(item)
@@ -235,9 +258,8 @@ class FrameSender:
         except InputError as error:
             log.error("deepfocus-live cannot record this run: %s", error)
             return
-        run = spec.model_dump_json().encode()
-        self._prepare_ring(spec, run)
-        self._spec, self._path, self._next_number = spec, None, 0
+        self._prepare_ring(spec.frame_bytes, spec.model_dump_json().encode())
+        self._spec, self._refusal, self._next_number = spec, None, 0
         self._insist(self._announce_run)
 
     def _plan(self, begin: _Begin) -> RunSpec:
@@ -251,21 +273,20 @@ class FrameSender:
             log.exception("deepfocus-live: this sequence cannot be planned for.")
             return plan_run(useq.MDASequence(), begin.summary, output=begin.output)
 
-    def _prepare_ring(self, spec: RunSpec, run: bytes) -> None:
-        # Room for the folder's name, which is known only once the daemon has made it.
-        room = len(run) + 8192
-        if self._ring is not None and self._ring.fits(spec.frame_bytes, bytes(room)):
+    def _prepare_ring(self, frame_bytes: int, run: bytes) -> None:
+        if self._ring is not None and self._ring.fits(frame_bytes, run):
             self._ring.run = run
             return
         if self._ring is not None:
             self._ring.close(remove=True)
             self._ring = None
-        slots = self._slots(spec.frame_bytes)
+        slots = self._slots(frame_bytes)
         while True:
-            path = new_ring_path(slots * (spec.frame_bytes + 8192) + room)
+            room = max(len(run), 1 << 20)
+            path = new_ring_path(slots * (frame_bytes + 8192) + room)
             try:
                 self._ring = MemoryRing.create(
-                    path, slots=slots, slot_bytes=spec.frame_bytes, run_room=max(room, 1 << 20)
+                    path, slots=slots, slot_bytes=frame_bytes, run_room=room
                 )
                 break
             except OSError as error:
@@ -284,32 +305,29 @@ class FrameSender:
         return min(max((megabytes << 20) // frame_bytes, 4), 1024)
 
     def _announce_run(self) -> None:
-        """Open the run at the daemon, or open it again after the daemon was replaced."""
+        """Tell the daemon of the run; one that was replaced goes on with it."""
         spec, ring = self._spec, self._ring
-        if spec is None or ring is None:
+        if spec is not None and ring is not None:
+            run = spec.model_dump(mode="json")
+            self.link.send({"type": "begin_run", "spec": run, "ring": str(ring.path)})
+
+    def _give_up_refused(self) -> None:
+        """Let a run go that the daemon cannot open; the acquisition itself goes on."""
+        ring, refusal = self._ring, self._refusal
+        if refusal is None or ring is None or self._spec is None:
             return
-        message = {
-            "type": "begin_run",
-            "spec": spec.model_dump(mode="json"),
-            "path": self._path,
-            "ring": str(ring.path),
-        }
-        answer = self.link.ask(message)
-        if not answer.get("ok") and self._path is not None:
-            # Frames of this run wait in the ring: it is not ours to give them up.
-            raise ConnectionError(f"the run cannot be gone on with: {answer.get('reason')}")
-        if not answer.get("ok"):
-            log.error("deepfocus-live cannot record this run: %s", answer.get("reason"))
+        if ring.folder is not None:
+            # It was open once: its frames are not ours to give up, so it is tried again.
+            self._refusal = None
+            raise ConnectionError(f"the run cannot be gone on with: {refusal}")
+        log.error("deepfocus-live cannot record this run: %s", refusal)
+        with self._room:
+            self.counts.refused += self._next_number
+            ring.discard()
             self._spec = None
-            return
-        if self._path is None:
-            self._path = str(answer["path"])
-            self.counts.paths.append(self._path)
-            # From now on the ring alone is enough to store what is in it.
-            record = {"spec": spec.model_dump(mode="json"), "path": self._path}
-            ring.run = json.dumps(record).encode()
 
     def _send(self, frame: _Taken) -> None:
+        self._insist(self._give_up_refused)
         if self._spec is None or self._ring is None:
             self.counts.refused += 1
             return
@@ -318,6 +336,9 @@ class FrameSender:
             self._spec.run_id, number, frame.image, frame.event, frame.meta, frame.taken_at
         )
         slot = self._free_slot()
+        if slot is None:
+            self.counts.refused += 1
+            return
         raw = header.model_dump_json(exclude_none=True).encode()
         self._ring.put(slot, raw, frame.image, number)
         self._next_number += 1
@@ -328,30 +349,31 @@ class FrameSender:
             # Reconnecting announces every waiting slot, this one too.
             self._insist(lambda: None)
 
-    def _free_slot(self) -> int:
-        ring = self._ring
-        if ring is None:
-            raise RuntimeError("no ring")
-        preferred = self._next_number % ring.slots
-        while True:
+    def _free_slot(self) -> int | None:
+        """Wait for a free slot; None where the run was refused meanwhile."""
+        while (ring := self._ring) is not None and self._spec is not None:
+            preferred = self._next_number % ring.slots
             for step in range(ring.slots):
                 slot = (preferred + step) % ring.slots
                 if ring.is_free(slot):
                     return slot
             self._wait_for_acknowledgement()
+        return None
 
     def _wait_for_acknowledgement(self) -> None:
         self._acknowledged.wait(_POLL_S)
         self._acknowledged.clear()
-        if not self.link.connected:
-            self._insist(lambda: None)
+        if self._refusal is not None or not self.link.connected:
+            self._insist(self._give_up_refused)
 
     def _close_run(self, reason: str) -> None:
         ring, spec = self._ring, self._spec
         if ring is None or spec is None:
             return
-        while ring.waiting():
+        while self._spec is not None and ring.waiting():
             self._wait_for_acknowledgement()
+        if self._spec is None:
+            return
         message = {
             "type": "end_run",
             "run_id": spec.run_id,
@@ -361,7 +383,7 @@ class FrameSender:
         self._insist(lambda: self.link.ask(message))
         with self._room:
             self.counts.durable += self._next_number
-            self._spec, self._path, self._next_number = None, None, 0
+            self._spec, self._next_number = None, 0
 
     def _insist(self, act: Callable[[], object]) -> None:
         """Do `act` with a connected daemon, as often as it takes."""
@@ -378,7 +400,7 @@ class FrameSender:
         if not self.link.ensure():
             return
         self._on_message({"type": "connected"})
-        if self._path is not None and self._spec is not None and self._ring is not None:
+        if self._spec is not None and self._ring is not None:
             self._announce_run()
             waiting = self._ring.waiting()
             if waiting:
@@ -389,5 +411,14 @@ class FrameSender:
     def _receive(self, message: Message) -> None:
         if message["type"] == "acks":
             self._acknowledged.set()
+        elif message.get("re") == "begin_run":
+            self._run_answered(message)
         else:
             self._on_message(message)
+
+    def _run_answered(self, message: Message) -> None:
+        if not message.get("ok"):
+            self._refusal = str(message.get("reason"))
+            self._acknowledged.set()
+        elif message["path"] not in self.counts.paths[-1:]:
+            self.counts.paths.append(message["path"])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import useq
 import yaml
-from pymmcore_plus import CMMCorePlus, find_micromanager
+from pydantic import ValidationError
+from pymmcore_plus import CMMCorePlus
 from pymmcore_plus.metadata import summary_metadata
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Calibration
-from deepfocus_live.microscope._plan import plan_run
 from deepfocus_live.microscope._attach import attach
+from deepfocus_live.microscope._plan import plan_run
 
 __all__ = ["Plan", "Report", "load_microscope", "load_sequence", "plan", "run"]
 
@@ -61,11 +66,27 @@ def load_sequence(path: Path) -> useq.MDASequence:
         raise InputError(f"{path}: cannot read the sequence: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(
+            f"{path}: not a useq sequence: it needs lines like "
+            "`z_plan: {range: 20, step: 1}`; useq-schema's MDASequence lists what can stand there."
+        )
+    # `uid` stands in files of older versions.
+    known = [*useq.MDASequence.model_fields, "uid"]
+    for key in tree:
+        # useq-schema passes over keys it does not know: channels, misspelt, would not be taken.
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise InputError(f"{path}: unknown key `{key}`. Did you mean `{near}`?")
     try:
         sequence = useq.MDASequence.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{path}: not a useq sequence: {_explain(error)}") from None
     except ValueError as error:
         first = " ".join(str(error).split())
         raise InputError(f"{path}: not a useq sequence: {first}") from None
+    if next(iter(sequence), None) is None:
+        raise InputError(f"{path}: takes no frame: give it a z_plan, channels or positions.")
     if not sequence.metadata.get("name"):
         metadata = {**sequence.metadata, "name": path.stem}
         sequence = sequence.model_copy(update={"metadata": metadata})
@@ -82,21 +103,36 @@ def load_microscope(mm_config: Path) -> CMMCorePlus:
     """
     if not mm_config.is_file():
         raise InputError(f"{mm_config}: no such Micro-Manager configuration.")
-    core = CMMCorePlus()
-    if not any(Path(folder).is_dir() for folder in core.getDeviceAdapterSearchPaths() if folder):
+    with _untold():
+        core = CMMCorePlus()
+    folders = ", ".join(core.getDeviceAdapterSearchPaths())
+    # That there is a folder says nothing: MICROMANAGER_PATH is taken unseen.
+    if not core.getDeviceAdapterNames():
         raise InputError(
-            "no Micro-Manager device adapters found: install Micro-Manager (`mmcore install`), "
-            "or set MICROMANAGER_PATH to its folder."
+            f"no Micro-Manager device adapters found in {folders or 'any folder'} for "
+            f"{core.getAPIVersionInfo()}: install Micro-Manager (`mmcore install`), or set "
+            "MICROMANAGER_PATH to its folder."
         )
     try:
         core.loadSystemConfiguration(str(mm_config))
     except Exception as error:
-        where = find_micromanager() or "no Micro-Manager folder"
         first = " ".join(str(error).split())
         raise InputError(
-            f"{mm_config}: cannot be loaded with the device adapters found ({where}): {first}"
+            f"{mm_config}: cannot be loaded with the device adapters in {folders}: {first}"
         ) from None
     return core
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """Within this context pymmcore-plus reports nothing on its own: we do, in one line."""
+    logger = logging.getLogger("pymmcore-plus")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
@@ -119,6 +155,16 @@ def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
         z_step=_in_words(spec.z_step_um),
         bytes=(spec.frames_expected or 0) * spec.frame_bytes,
     )
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first thing that is wrong."""
+    errors = error.errors()
+    # A union tells what each of its members would want: the key that was given is what counts.
+    where = str(errors[0]["loc"][0]) if errors[0]["loc"] else "the whole"
+    alike = [found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]]
+    words = errors[0]["msg"] if len(alike) == 1 else "that is no form that useq-schema knows"
+    return f"`{where}` cannot be {alike[0]['input']!r}: {words}."
 
 
 def _in_words(size: Calibration | None) -> str:

@@ -31,6 +31,9 @@ from deepfocus_live.model.network import Architecture, FocusNetwork
 
 __all__ = ["ExportMismatchError", "export_onnx", "fold", "trace"]
 
+_GRAPH_VERSION = "1"
+"""Raised when `FocusNetwork.forward` comes to trace another graph: older templates are not used."""
+
 
 class ExportMismatchError(RuntimeError):
     """The exported graph does not compute what the network computes."""
@@ -151,16 +154,24 @@ def _matching_template(template: Path | None, architecture: Architecture) -> Any
         return None
     model = onnx.load(str(template))
     described = {entry.key: entry.value for entry in model.metadata_props}
-    same = described.get("architecture") == json.dumps(architecture.as_dict())
-    return model if same and described.get("format_version") == str(FORMAT_VERSION) else None
+    wanted = _fingerprint(architecture)
+    return model if all(described.get(key) == wanted[key] for key in wanted) else None
+
+
+def _fingerprint(architecture: Architecture) -> dict[str, str]:
+    """Return what two files must share for one to lend the other its graph."""
+    return {
+        "format_version": str(FORMAT_VERSION),
+        "graph_version": _GRAPH_VERSION,
+        "architecture": json.dumps(architecture.as_dict()),
+    }
 
 
 def _describe(model: Any, network: FocusNetwork, name: str) -> None:
     del model.metadata_props[:]
     described = {
         "name": name,
-        "format_version": str(FORMAT_VERSION),
-        "architecture": json.dumps(network.architecture.as_dict()),
+        **_fingerprint(network.architecture),
         "reduction": str(network.architecture.reduction),
         "threshold": f"{float(network.threshold) / 255.0:.4f}",
     }

@@ -170,8 +170,8 @@ class FocusNetwork(nn.Module):
         r = self.architecture.reduction
         inside = (probability >= self.threshold).to(torch.uint8)
         n, h, w = inside.shape
-        # Each block's answer, repeated over its pixels. ONNX Runtime joins copies eight times faster
-        # than it expands or resizes.
+        # Each block's answer, repeated over its pixels. ONNX Runtime joins copies eight times
+        # faster than it expands or resizes.
         rows = torch.cat([inside[:, :, :, None]] * r, dim=3).reshape(n, h, 1, w * r)
         full = torch.cat([rows] * r, dim=2).reshape(n, h * r, w * r)
         return full[:, : z_slice.shape[1], : z_slice.shape[2]], low

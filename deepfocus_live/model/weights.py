@@ -22,7 +22,7 @@ def save_weights(network: FocusNetwork, path: Path) -> None:
         for key, value in network.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    np.savez(path, allow_pickle=False, **state)
+    np.savez(path, **state)
 
 
 def load_network(version: ModelVersion) -> FocusNetwork:

@@ -11,10 +11,15 @@ not be filled again before the consumer sets `acknowledged` to the same value.
 *What an acknowledgement promises.* That the frame is on the medium and in the
 journal. Counters are the frame's sequence number plus one, so 0 means "never".
 
+*Who writes what else.* The producer describes the run before its first frame;
+the daemon writes back the folder that it has made for it. Frames need not wait
+for that: they are safe from the producer's death once they are in their slots.
+
 *What each death leaves behind.* Daemon dead: the slots stay as they are, the
-next daemon gets them announced again. Producer dead: its committed slots hold
-everything needed to store them (header and run), so any daemon drains the
-file, then removes it. Both dead: the next daemon drains it at its start.
+next daemon gets them announced again and finds the folder here. Producer dead:
+its committed slots hold everything needed to store them (header, run, folder),
+so any daemon drains the file, then removes it. Both dead: the next daemon
+drains it at its start.
 
 Announcements and acknowledgements also travel over the control channel, but
 only to wake the other side: the memory here is the truth. Sending and
@@ -24,6 +29,7 @@ receiving on a socket also orders the memory accesses on either side of it.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -45,6 +51,8 @@ _PAGE = 4096
 _HEAD = struct.Struct("<8sIIQQQd")
 _RUN_LENGTH = struct.Struct("<Q")
 _RUN_LENGTH_AT = 256
+_FOLDER_LENGTH_AT = 264
+_FOLDER_AT = 512
 # committed, acknowledged, bytes of header, bytes of pixels
 _SLOT = struct.Struct("<QQQQ")
 _COUNTER = struct.Struct("<Q")
@@ -61,15 +69,19 @@ class MemoryRing:
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("r+b") as file:
+            head = file.read(_HEAD.size).ljust(_HEAD.size, b"\0")
+            magic, version, slots, slot_bytes, run_room, pid, started = _HEAD.unpack(head)
+            if magic != _MAGIC or version != _VERSION:
+                raise RingError(f"{path}: not a ring of version {_VERSION}.")
+            size = _PAGE + run_room + slots * (_PAGE + _pages(slot_bytes))
+            if file.seek(0, os.SEEK_END) < size:
+                raise RingError(f"{path}: not a whole ring: it should have {size} bytes.")
             self._map = mmap.mmap(file.fileno(), 0)
-        head = _HEAD.unpack_from(self._map)
-        if head[0] != _MAGIC or head[1] != _VERSION:
-            raise RingError(f"{path}: not a ring of version {_VERSION}.")
-        self.slots: int = head[2]
-        self.slot_bytes: int = head[3]
-        self._run_room: int = head[4]
-        self.producer = _platform.ProcessStamp(head[5], head[6])
-        self._stride = _PAGE + _pages(self.slot_bytes)
+        self.slots: int = slots
+        self.slot_bytes: int = slot_bytes
+        self._run_room: int = run_room
+        self.producer = _platform.ProcessStamp(pid, started)
+        self._stride = _PAGE + _pages(slot_bytes)
 
     @classmethod
     def create(cls, path: Path, *, slots: int, slot_bytes: int, run_room: int) -> MemoryRing:
@@ -115,12 +127,40 @@ class MemoryRing:
     def run(self, run: bytes) -> None:
         if self.waiting():
             raise RingError(f"{self.path}: a run cannot begin while frames of another wait.")
+        if len(run) > self._run_room:
+            raise RingError(
+                f"{self.path}: a run of {len(run)} bytes does not fit its {self._run_room}."
+            )
         _RUN_LENGTH.pack_into(self._map, _RUN_LENGTH_AT, 0)
+        _RUN_LENGTH.pack_into(self._map, _FOLDER_LENGTH_AT, 0)
         # Counters of another run's frames would look like acknowledgements of this one's.
         for slot in range(self.slots):
             _SLOT.pack_into(self._map, self._at(slot), 0, 0, 0, 0)
         self._map[_PAGE : _PAGE + len(run)] = run
         _RUN_LENGTH.pack_into(self._map, _RUN_LENGTH_AT, len(run))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that a daemon has made for the run; None before it has."""
+        (length,) = _RUN_LENGTH.unpack_from(self._map, _FOLDER_LENGTH_AT)
+        if not length:
+            return None
+        return Path(self._map[_FOLDER_AT : _FOLDER_AT + length].decode())
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        raw = str(folder).encode()
+        if len(raw) > _PAGE - _FOLDER_AT:
+            raise RingError(f"{folder}: longer than {_PAGE - _FOLDER_AT} bytes.")
+        # The length comes last: a half-written name is none.
+        _RUN_LENGTH.pack_into(self._map, _FOLDER_LENGTH_AT, 0)
+        self._map[_FOLDER_AT : _FOLDER_AT + len(raw)] = raw
+        _RUN_LENGTH.pack_into(self._map, _FOLDER_LENGTH_AT, len(raw))
+
+    def discard(self) -> None:
+        """Give up the frames that wait: their run was refused, and the user told."""
+        for slot in range(self.slots):
+            _SLOT.pack_into(self._map, self._at(slot), 0, 0, 0, 0)
 
     # ------------------------------------------------------------ producer
 
@@ -135,7 +175,7 @@ class MemoryRing:
         Raises
         ------
         RingError
-            If header or pixels are larger than the slot.
+            If the slot is not free, or smaller than header or pixels.
         """
         if len(header) > _PAGE - _SLOT_HEAD or pixels.nbytes > self.slot_bytes:
             raise RingError(
@@ -143,7 +183,9 @@ class MemoryRing:
                 f"do not fit a slot of {_PAGE - _SLOT_HEAD} and {self.slot_bytes}."
             )
         at = self._at(slot)
-        _, acknowledged, _, _ = _SLOT.unpack_from(self._map, at)
+        committed, acknowledged, _, _ = _SLOT.unpack_from(self._map, at)
+        if committed != acknowledged:
+            raise RingError(f"{self.path}: slot {slot} still holds frame {committed - 1}.")
         _SLOT.pack_into(self._map, at, acknowledged, acknowledged, len(header), pixels.nbytes)
         self._map[at + _SLOT_HEAD : at + _SLOT_HEAD + len(header)] = header
         target = np.frombuffer(self._map, pixels.dtype, pixels.size, at + _PAGE)

@@ -33,7 +33,12 @@ def private_daemon(folder: Path, *arguments: str) -> Iterator[DaemonAddress]:
     before = os.environ.get(RUNTIME_DIR_VARIABLE)
     os.environ[RUNTIME_DIR_VARIABLE] = str(runtime.absolute())
     try:
-        own = {"--port": "0", "--models": folder / "models", "--output": folder / "runs"}
+        own = {
+            "--owner": os.getpid(),
+            "--port": "0",
+            "--models": folder / "models",
+            "--output": folder / "runs",
+        }
         given = [
             part for key, value in own.items() if key not in arguments for part in (key, str(value))
         ]

@@ -83,11 +83,16 @@ def challenge() -> str:
 def answer(key: str, side: str, mine: str, theirs: str) -> str:
     """Return the proof that `side` knows `key`, bound to both challenges and to the side."""
     text = f"deepfocus-live:{PROTOCOL_VERSION}:{side}:{mine}:{theirs}"
-    return hmac.new(bytes.fromhex(key), text.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(bytes.fromhex(key), _bytes(text), hashlib.sha256).hexdigest()
 
 
 def proves(given: object, key: str, side: str, theirs: str, mine: str) -> bool:
     """Return whether `given` is the proof that `side` owes us."""
     return isinstance(given, str) and hmac.compare_digest(
-        given.encode(), answer(key, side, theirs, mine).encode()
+        _bytes(given), _bytes(answer(key, side, theirs, mine))
     )
+
+
+def _bytes(text: str) -> bytes:
+    # JSON can carry half of a surrogate pair, which plain UTF-8 refuses with a ValueError.
+    return text.encode(errors="surrogatepass")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 import sys
 import time
 import uuid
@@ -32,6 +33,9 @@ __all__ = [
 
 _SHM = Path("/dev/shm")
 
+_children: list[subprocess.Popen[bytes]] = []
+"""Daemons that this process has started: it must collect their exit, or they stay as zombies."""
+
 
 class DaemonDidNotStart(RuntimeError):
     """The daemon ended, or was not ready in time; the message has its last words."""
@@ -47,6 +51,8 @@ class DaemonAddress:
     key: str
     page: str
     version: str
+    arguments: tuple[str, ...] = ()
+    """What it was started with: who replaces it starts the next with the same."""
 
     @property
     def stamp(self) -> _platform.ProcessStamp:
@@ -101,9 +107,9 @@ def find_daemon() -> DaemonAddress | None:
     """Return the running daemon's address; a file left by a dead one is passed over."""
     try:
         address = DaemonAddress(**json.loads(_runtime_file().read_text(encoding="utf-8")))
+        return address if address.stamp.alive() else None
     except (OSError, ValueError, TypeError):
         return None
-    return address if address.stamp.alive() else None
 
 
 def start_daemon(
@@ -122,7 +128,9 @@ def start_daemon(
     begin = log.stat().st_size if log.exists() else 0
     executable = str(python or sys.executable)
     command = [executable, "-m", "deepfocus_live", "start", *arguments]
+    _children[:] = [child for child in _children if child.poll() is None]
     process = _platform.spawn_detached(command, log=log)
+    _children.append(process)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         address = find_daemon()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfocus_live.training._empty import hot_pixels
+
 __all__ = ["change_counts", "defocus", "turn"]
 
 _MAX_COUNT = 65535.0
@@ -26,7 +28,8 @@ def change_counts(
 ) -> NDArray[np.float32]:
     """Return the crop as another camera under another light would have taken it.
 
-    Inverted, unevenly lit, noisier, brighter or darker, on an offset, and rounded to counts.
+    Inverted, unevenly lit, noisier, with hot pixels, brighter or darker, on an offset, and rounded
+    to counts.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def change_counts(
     if random.random() < 0.5:
         sigma = noise_counts * random.uniform(0.2, 2.0)
         counts = counts + sigma * random.standard_normal(counts.shape, np.float32)
+    if random.random() < 0.1:
+        counts = counts + hot_pixels(random, counts.shape, noise_counts)
     lowest, highest = float(counts.min()), float(counts.max())
     # Never so dim that rounding swallows the noise, never beyond what a uint16 holds.
     least = 0.5 / max(noise_counts, 0.5)

@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from deepfocus_live import _platform
 from deepfocus_live.config import StorageConfig
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import (
@@ -90,11 +91,11 @@ class RunWriter:
     Make one with `create` or, after a crash, with `reopen`.
     """
 
-    def __init__(self, path: Path, spec: RunSpec, storage: StorageConfig, lock: FileLock) -> None:
+    def __init__(self, path: Path, spec: RunSpec, storage: StorageConfig) -> None:
         self.path = path
         self.spec = spec
         self._storage = storage
-        self._writer_lock = lock
+        self._writer_lock: FileLock | None = None
         self._guard = threading.Lock()
         self._images_planned = list(spec.images)
         self._images: list[_Image] = []
@@ -127,10 +128,13 @@ class RunWriter:
             If `output` cannot be written to.
         """
         path = _new_folder(output, spec.name)
-        writer = cls(path, spec, storage, _lock(path))
+        partial = path.with_name(f".{path.name}.partial")
+        # Made aside and renamed: a folder with a run's name is always a whole run.
+        path.rename(partial)
+        writer = cls(partial, spec, storage)
         series = [str(n) for n in range(len(spec.images))]
         for name in ("volume.ome.zarr", "probability.ome.zarr"):
-            create_store(path / name, series)
+            create_store(partial / name, series)
         for number, image in enumerate(spec.images):
             writer._create_image(number, image)
         record = {
@@ -140,9 +144,13 @@ class RunWriter:
             **about,
         }
         data = json.dumps(record, indent=1).encode()
-        write_atomically(path / "run.json", data, sync=writer._power_loss)
+        write_atomically(partial / "run.json", data, sync=False)
         if writer._power_loss:
-            sync_tree(path)
+            sync_tree(partial)
+        _platform.replace(partial, path)
+        if writer._power_loss:
+            _platform.sync_directory(output)
+        writer.path = path
         writer._open()
         return writer
 
@@ -157,13 +165,16 @@ class RunWriter:
         """
         record = read_run_json(path)
         spec = RunSpec.model_validate(record["spec"])
-        writer = cls(path, spec, storage, _lock(path))
+        writer = cls(path, spec, storage)
+        writer._writer_lock = _lock(path)
         for line in read_journal(path / "frames.jsonl"):
             writer._replay(line)
         writer._open()
         return writer
 
     def _open(self) -> None:
+        if self._writer_lock is None:
+            self._writer_lock = _lock(self.path)
         for number in range(len(self._images), len(self._images_planned)):
             self._images.append(self._open_image(number))
         self._journal = Journal(self.path / "frames.jsonl", sync=self._power_loss)
@@ -195,7 +206,8 @@ class RunWriter:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        self._writer_lock.release()
+        if self._writer_lock is not None:
+            self._writer_lock.release()
 
     # -------------------------------------------------------------- frames
 
