@@ -209,6 +209,8 @@ class ProcessStamp:
 
     def alive(self) -> bool:
         """Return whether this very process still runs (a zombie does not)."""
+        if self.pid <= 0:
+            return False
         try:
             process = psutil.Process(self.pid)
             # Start times are rounded differently by different readers.

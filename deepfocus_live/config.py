@@ -187,11 +187,14 @@ def _explain(error: ValidationError, path: Path | str | None) -> str:
 
 def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Config
+    names_are_free = False
     for part in parents:
-        field = model.model_fields.get(str(part))
-        if field is None:
+        if names_are_free:
             # The level below `profiles` has names that the user chose.
+            names_are_free = False
             continue
-        inner = [field.annotation, *get_args(field.annotation)]
+        annotation = model.model_fields[str(part)].annotation
+        inner = [annotation, *get_args(annotation)]
         model = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
+        names_are_free = annotation is not model
     return list(model.model_fields)

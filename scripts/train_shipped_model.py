@@ -199,7 +199,11 @@ def _score(model: InFocusModel, test: Sequence[str]) -> dict[str, Any]:
 
 def _shown(arguments: list[str]) -> list[str]:
     """Return the arguments with files by their names: the card tells no one's folders."""
-    return [Path(argument).name if "/" in argument else argument for argument in arguments]
+    kept = list(arguments)
+    if "--output" in kept:
+        where = kept.index("--output")
+        del kept[where : where + 2]
+    return [Path(argument).name if "/" in argument else argument for argument in kept]
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def stop(
     if address is None:
         typer.echo("no daemon is running.")
         return
-    client = address.connect()
-    answer = client.ask({"type": "stop", "now": now})
+    with address.connect() as client:
+        answer = client.ask({"type": "stop", "now": now})
     if answer.get("acquiring") and not now:
         typer.echo("an acquisition is running; the daemon ends after it (--now: at once).")
     while address.stamp.alive():
@@ -111,9 +111,8 @@ def status(
     if address is None:
         typer.echo(json.dumps({"state": "not running"}) if as_json else "no daemon is running.")
         raise typer.Exit(1)
-    client = address.connect()
-    found = client.ask({"type": "status"})["status"]
-    client.close()
+    with address.connect() as client:
+        found = client.ask({"type": "status"})["status"]
     typer.echo(json.dumps(found, indent=1) if as_json else _in_words(found))
 
 

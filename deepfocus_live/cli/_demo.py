@@ -146,9 +146,8 @@ def _catch_up(attached: Attachment) -> dict[str, Any]:
     while time.monotonic() < deadline:
         address = find_daemon()
         if address is not None:
-            client = address.connect()
-            status: dict[str, Any] = client.ask({"type": "status"})["status"]
-            client.close()
+            with address.connect() as client:
+                status: dict[str, Any] = client.ask({"type": "status"})["status"]
             if status["run"] is None:
                 return status
         time.sleep(0.1)

@@ -114,6 +114,7 @@ class Daemon:
         self._owner = owner
         self._started = time.time()
         self._stopping = False
+        self._opening = 0
         self._runs: dict[str, ActiveRun] = {}
         self._recent: dict[str, Path] = {}
         self._clients: set[Client] = set()
@@ -168,10 +169,11 @@ class Daemon:
         publish_daemon(address)
         log.info("ready; the page is at %s", self._page.address)
         try:
-            watch = asyncio.create_task(self._watch())
+            tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._watch())]
             await self._stop_asked.wait()
             await self._wind_down()
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
         finally:
             # First of all nobody may find us any more.
             forget_daemon()
@@ -226,14 +228,16 @@ class Daemon:
         self._hub.close()
         self._page.stop()
 
+    async def _beat(self) -> None:
+        """Tell every client that the event loop is alive; nothing else may hold this up."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT_S)
+            for client in list(self._clients):
+                client.connection.send({"type": "heartbeat"})
+
     async def _watch(self) -> None:
-        beat = 0.0
         while True:
             await asyncio.sleep(_WATCH_S)
-            if time.monotonic() - beat >= _HEARTBEAT_S:
-                beat = time.monotonic()
-                for client in list(self._clients):
-                    client.connection.send({"type": "heartbeat"})
             await asyncio.to_thread(self._look_around)
             if self._owner is not None and not self._owner.alive():
                 self._stop_now = True
@@ -242,10 +246,7 @@ class Daemon:
     def _look_around(self) -> None:
         self._close_finished()
         self._trainer.look()
-        held = {client.ring.path for client in list(self._clients) if client.ring is not None}
-        for path, ring in list(self._intake.rings.items()):
-            if ring.path not in held and not ring.producer.alive():
-                self._take_over(path)
+        self._take_over_rings()
 
     # ------------------------------------------------------------- clients
 
@@ -267,7 +268,11 @@ class Daemon:
             self._frames_announced(client, message)
             return None
         if kind == "begin_run":
-            return await asyncio.to_thread(self._begin_run, client, message)
+            self._opening += 1
+            try:
+                return await asyncio.to_thread(self._begin_run, client, message)
+            finally:
+                self._opening -= 1
         if kind == "end_run":
             return self._end_run(message)
         if kind == "subscribe":
@@ -381,20 +386,28 @@ class Daemon:
 
     def _take_over_leftovers(self) -> None:
         """Store what dead producers left, and finish runs that a dead daemon left."""
-        for path in leftover_rings():
-            try:
-                ring = self._intake.open_ring(str(path))
-            except (OSError, RingError, ValueError) as error:
-                log.warning("a leftover ring cannot be read: %s", error)
-                continue
-            if not ring.producer.alive():
-                self._take_over(str(path))
+        self._take_over_rings()
         for path in self._open_runs_before():
             held = any(run.writer.path == path for run in self._runs.values())
             if not held and not self._has_live_ring(path):
                 with contextlib.suppress(InputError, OSError, KeyError):
                     run = self._reopen(path)
                     self._finish_acquisition(run, "interrupted")
+
+    def _take_over_rings(self) -> None:
+        """Store what is in the rings of dead producers, also of those we never heard of."""
+        found = leftover_rings()
+        for path in set(map(Path, self._intake.rings)) - set(found):
+            # Removed by its owner: our mapping would keep its memory.
+            self._intake.close_ring(str(path), remove=False)
+        for path in found:
+            try:
+                ring = self._intake.open_ring(str(path))
+            except (OSError, RingError, ValueError):
+                # Being made right now, or no ring of this version: not ours to touch.
+                continue
+            if not ring.producer.alive():
+                self._take_over(str(path))
 
     def _take_over(self, path: str) -> None:
         """Drain the ring of a dead producer, then remove it."""
@@ -591,7 +604,7 @@ class Daemon:
 
     @property
     def _acquiring(self) -> bool:
-        return any(not run.ended for run in list(self._runs.values()))
+        return self._opening > 0 or any(not run.ended for run in list(self._runs.values()))
 
     @property
     def state(self) -> DaemonState:

@@ -131,10 +131,9 @@ def _channels(sequence: useq.MDASequence, cameras: tuple[str, ...]) -> Iterable[
 
 
 def _z_step(sequence: useq.MDASequence) -> float | None:
-    plan = sequence.z_plan
-    if plan is None:
-        return None
-    steps = np.abs(np.diff(list(plan)))
+    own = [position.sequence.z_plan for position in sequence.stage_positions if position.sequence]
+    plans = [plan for plan in (sequence.z_plan, *own) if plan is not None]
+    steps = np.concatenate([[], *(np.abs(np.diff(list(plan))) for plan in plans)])
     # Uneven plans have no one step: nothing is claimed rather than a mean.
     if len(steps) and steps.max() - steps.min() < 1e-6 * max(steps.max(), 1e-9):
         return float(steps[0]) or None
@@ -170,7 +169,7 @@ def _images_of_events(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
     """Positions with plans of their own differ in z and tiles: only the events know."""
     sizes: dict[tuple[int, int], dict[str, int]] = {}
     first: dict[tuple[int, int], useq.MDAEvent] = {}
-    for event in sequence:
+    for event in _frames(sequence):
         key = (event.index.get("p", 0), event.index.get("g", 0))
         first.setdefault(key, event)
         size = sizes.setdefault(key, {"t": 1, "z": 1})
@@ -190,6 +189,11 @@ def _images_of_events(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
         )
 
 
+def _frames(sequence: useq.MDASequence) -> Iterable[useq.MDAEvent]:
+    """Return the events that bring a frame: focusing and custom actions bring none."""
+    return (event for event in sequence if isinstance(event.action, useq.AcquireImage))
+
+
 def _image_name(given: str | None, p: int, g: int, tiles: int) -> str:
     name = given or f"position {p}"
     return name if tiles == 1 else f"{name} tile {g}"
@@ -197,7 +201,7 @@ def _image_name(given: str | None, p: int, g: int, tiles: int) -> str:
 
 def _frames_expected(sequence: useq.MDASequence, cameras: tuple[str, ...]) -> int | None:
     if any(position.sequence is not None for position in sequence.stage_positions):
-        return sum(1 for _ in sequence) * len(cameras)
+        return sum(1 for _ in _frames(sequence)) * len(cameras)
     sizes = [n for n in sequence.sizes.values() if n]
     # A channel may leave out time points or z: then the product is an upper bound, not a plan.
     if not sizes or any(c.acquire_every > 1 or not c.do_stack for c in sequence.channels):

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from typing import Self
 
 from deepfocus_live.ring._protocol import (
     LENGTH_BYTES,
@@ -107,6 +108,12 @@ class ControlClient:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._reading.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _exactly(self, size: int, deadline: float) -> bytes:
         parts = bytearray()

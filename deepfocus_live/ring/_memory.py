@@ -28,6 +28,7 @@ receiving on a socket also orders the memory accesses on either side of it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -236,14 +237,23 @@ class MemoryRing:
     # -------------------------------------------------------------- either
 
     def close(self, *, remove: bool = False) -> None:
-        """Let the mapping go; with `remove`, delete the file."""
+        """Let the mapping go; with `remove`, delete the file.
+
+        Windows deletes no file that another process maps: there the file is
+        marked as nobody's, and the daemon removes it.
+        """
+        if remove:
+            _HEAD.pack_into(
+                self._map, 0, _MAGIC, _VERSION, self.slots, self.slot_bytes, self._run_room, 0, 0.0
+            )
         try:
             self._map.close()
         except BufferError:
             # A view handed out is still alive somewhere; the mapping goes with it.
             pass
         if remove:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):
+                self.path.unlink(missing_ok=True)
 
     def _at(self, slot: int) -> int:
         return _PAGE + self._run_room + slot * self._stride

@@ -59,9 +59,8 @@ def _stop() -> None:
     if address is None:
         return
     try:
-        client = address.connect()
-        client.ask({"type": "stop", "now": True})
-        client.close()
+        with address.connect() as client:
+            client.ask({"type": "stop", "now": True})
     except OSError:
         address.stamp.kill()
     if not address.stamp.wait(_STOP_S):

@@ -54,6 +54,10 @@ class DaemonAddress:
     arguments: tuple[str, ...] = ()
     """What it was started with: who replaces it starts the next with the same."""
 
+    def __post_init__(self) -> None:
+        # JSON knows lists only.
+        object.__setattr__(self, "arguments", tuple(self.arguments))
+
     @property
     def stamp(self) -> _platform.ProcessStamp:
         """The daemon's process."""

@@ -38,9 +38,8 @@ def wait_until_closed(path: Path, *, seconds: float = 60.0) -> Run:
         address = find_daemon()
         if address is not None:
             try:
-                client = address.connect()
-                status = client.ask({"type": "status"})["status"]
-                client.close()
+                with address.connect() as client:
+                    status = client.ask({"type": "status"})["status"]
             except OSError:
                 continue
             if status["run"] is None:

@@ -175,9 +175,10 @@ def test_stop_waits_for_the_acquisition(daemon: DaemonAddress, demo_core: CMMCor
     witness = Witness(demo_core)
 
     def ask_to_stop() -> None:
-        client = daemon.connect()
-        assert client.ask({"type": "stop"})["acquiring"]
-        client.close()
+        with daemon.connect() as client:
+            while client.ask({"type": "status"})["status"]["state"] != "acquiring":
+                time.sleep(0.01)
+            assert client.ask({"type": "stop"})["acquiring"]
 
     _when(demo_core, 20, ask_to_stop)
     with attach(demo_core) as attached:

@@ -140,8 +140,7 @@ def test_exported_file_describes_itself_and_names_no_folder(template: Path, tmp_
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_tracing_anew_gives_the_graph_that_ships(tmp_path: Path) -> None:
-    """A smaller network, so that there is nothing to take over: this is the slow way."""
+def test_network_of_another_architecture_is_traced_anew(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = FocusNetwork(Architecture(base_channels=4, levels=2, reduction=2)).eval()
     export_onnx(network, tmp_path / "m.onnx", name="small", template=None)
