@@ -45,4 +45,3 @@ with deepfocus_live.attach(microscope.core, output=output) as attached:
         if not all_done.acquire(timeout=60):
             raise SystemExit("no masks within a minute: see `deepfocus-live logs`")
     print(f"the run: {attached.status()['runs'][0]}")
-microscope.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepfocus_live.cli._options import ConfigOption, OutputOption
+from deepfocus_live.config import load_config
 
 if TYPE_CHECKING:
     from deepfocus_live.microscope.acquire import Plan
@@ -36,6 +37,7 @@ def acquire(
     """Load a Micro-Manager configuration and run a sequence, stored and masked as it comes."""
     from deepfocus_live.microscope.acquire import load_microscope, load_sequence, plan, run
 
+    load_config(config)  # before anything is moved: `attach` reads it only after the microscope
     planned = load_sequence(sequence)
     core = load_microscope(mm_config)
     _say_plan(plan(core, planned))

@@ -99,13 +99,13 @@ class MaskMaker:
         """Queue a slice; it is the newest, so it comes next."""
         with self._changed:
             self._jobs.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def put_old(self, jobs: list[StoredSlice]) -> None:
         """Queue slices of an earlier daemon's life behind all others."""
         with self._changed:
             self._jobs[:0] = jobs
-            self._changed.notify()
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End both threads after the slice in hand."""

@@ -53,6 +53,8 @@ class PageServer:
             uvicorn.Config(
                 app,
                 log_config=None,
+                access_log=False,
+                log_level="warning",
                 lifespan="off",
                 timeout_graceful_shutdown=1,
                 **SERVER_OPTIONS,

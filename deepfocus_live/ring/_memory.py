@@ -81,7 +81,6 @@ class MemoryRing:
         self.slots: int = slots
         self.slot_bytes: int = slot_bytes
         self._run_room: int = run_room
-        self.producer = _platform.ProcessStamp(pid, started)
         self._stride = _PAGE + _pages(slot_bytes)
 
     @classmethod
@@ -111,6 +110,12 @@ class MemoryRing:
                 _HEAD.pack(_MAGIC, _VERSION, slots, slot_bytes, run_room, me.pid, me.started)
             )
         return cls(path)
+
+    @property
+    def producer(self) -> _platform.ProcessStamp:
+        """The process that owns the ring; a dead one where it has let the ring go."""
+        *_, pid, started = _HEAD.unpack_from(self._map)
+        return _platform.ProcessStamp(pid, started)
 
     # ------------------------------------------------------------- the run
 

@@ -44,6 +44,7 @@ class VolumeFile:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._create(layouts)
         except OSError as error:
+            shutil.rmtree(self._partial, ignore_errors=True)
             raise InputError(f"{path}: cannot be written: {error.strerror}.") from None
         self._store = LocalStore(self._partial)
         bare = len(layouts) == 1

@@ -8,6 +8,10 @@ syncs whatever lines have come in since its last sync ("group commit"): the
 cost of a sync is shared, and the order within the file is the order of
 arrival. A crash can tear only the last line, which every reader passes over
 and the next writer cuts off.
+
+Lines that a full disk refuses are taken back whole. Those that someone waits
+for are his to append again; the others are kept and go first with the next, so
+that an image's line stays before those of its frames.
 """
 
 from __future__ import annotations
@@ -56,9 +60,10 @@ class Journal:
 
     def __init__(self, path: Path, *, sync: bool) -> None:
         self._sync = sync
-        self._file = path.open("ab")
+        # Not buffered: what a full disk refused must not come back with the next lines.
+        self._file = path.open("ab", buffering=0)
         _cut_torn_line(path)
-        self._file.seek(0, os.SEEK_END)
+        self._torn = False
         self._waiting: list[tuple[bytes, Callable[[BaseException | None], None] | None]] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -86,39 +91,41 @@ class Journal:
         self._file.close()
 
     def _commit(self) -> None:
+        kept: list[tuple[bytes, None]] = []
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
-                    self._changed.wait()
-                batch, self._waiting = self._waiting, []
-            if not batch:
-                return
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                batch, self._waiting = [*kept, *self._waiting], []
+                if not batch:
+                    return
+                last = self._closing
             error = self._write(b"".join(raw for raw, _ in batch))
+            kept = [(raw, None) for raw, then in batch if then is None and error and not last]
             for _, then in batch:
                 if then is not None:
                     then(error)
 
     def _write(self, data: bytes) -> BaseException | None:
-        end = self._file.tell()
+        end = self._file.seek(0, os.SEEK_END)
+        unwritten = memoryview(b"\n" + data if self._torn else data)
         try:
-            self._file.write(data)
-            self._file.flush()
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
             if self._sync:
                 _platform.sync_file(self._file.fileno())
         except OSError as error:
             # Half a batch must not stay: its frames will be sent and written again.
             self._take_back(end)
             return error
+        self._torn = False
         return None
 
     def _take_back(self, end: int) -> None:
-        raw = self._file.fileno()
         try:
-            os.ftruncate(raw, end)
-            os.lseek(raw, end, os.SEEK_SET)
+            self._file.truncate(end)
         except OSError:
             # The disk is gone altogether; readers pass over the torn line.
-            return
+            self._torn = True
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -75,7 +75,8 @@ def create_store(path: Path, series: Sequence[str]) -> LocalStore:
 def create_series(store: Store, series: Sequence[str]) -> None:
     """Write (again) the list of images that the store holds."""
     ome = {"version": "0.5", "series": list(series)}
-    zarr.create_group(store, path="OME", attributes={"ome": ome}, overwrite=True)
+    # In place, so that a reader finds the old list or the new one.
+    zarr.open_group(store, path="OME", mode="a").update_attributes({"ome": ome})
 
 
 def create_image(store: Store, path: str, layout: ImageLayout) -> None:
@@ -119,7 +120,9 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise ValueError(f"{group.name}/{name}: expected an array, found a group.")
-    return array
+    # A black slice is a slice: without its chunk it would read as never taken. (How chunks
+    # are written is not part of a stored array: it is said each time that one is opened.)
+    return array.with_config({"write_empty_chunks": True})
 
 
 def _create_label(store: Store, path: str, label: str, image: ImageLayout) -> None:
@@ -150,8 +153,6 @@ def _create_arrays(
             compressors=None if codec is None else [codec],
             dimension_names=AXES,
             fill_value=0,
-            # A black slice is a slice: without its chunk it would read as never taken.
-            config={"write_empty_chunks": True},
         )
 
 

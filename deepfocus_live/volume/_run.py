@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 import zlib
@@ -64,6 +65,7 @@ PROBABILITY_SCALE = 4
 """Image pixels per pixel of the network's probability."""
 
 EndReason = Literal["completed", "canceled", "errored", "interrupted"]
+_STORES = ("volume.ome.zarr", "probability.ome.zarr")
 Levels = list["zarr.Array[Any]"]
 Pixels = NDArray[np.unsignedinteger[Any]]
 
@@ -127,32 +129,39 @@ class RunWriter:
         InputError
             If `output` cannot be written to.
         """
-        path = _new_folder(output, spec.name)
-        partial = path.with_name(f".{path.name}.partial")
-        # Made aside and renamed: a folder with a run's name is always a whole run.
-        path.rename(partial)
+        path, partial = _new_folder(output, spec.name)
         writer = cls(partial, spec, storage)
-        series = [str(n) for n in range(len(spec.images))]
-        for name in ("volume.ome.zarr", "probability.ome.zarr"):
-            create_store(partial / name, series)
-        for number, image in enumerate(spec.images):
-            writer._create_image(number, image)
-        record = {
-            "format": FORMAT_VERSION,
-            "created_at": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "spec": spec.model_dump(mode="json"),
-            **about,
-        }
-        data = json.dumps(record, indent=1).encode()
-        write_atomically(partial / "run.json", data, sync=False)
-        if writer._power_loss:
-            sync_tree(partial)
-        _platform.replace(partial, path)
-        if writer._power_loss:
-            _platform.sync_directory(output)
+        try:
+            writer._fill(about)
+            # Made aside and renamed: a folder with a run's name is always a whole run.
+            _platform.replace(partial, path)
+            if writer._power_loss:
+                _platform.sync_directory(output)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _unwritable(output, error) from None
+            raise
         writer.path = path
         writer._open()
         return writer
+
+    def _fill(self, about: dict[str, Any]) -> None:
+        series = [str(n) for n in range(len(self.spec.images))]
+        for name in _STORES:
+            create_store(self.path / name, series)
+        for number, image in enumerate(self.spec.images):
+            self._create_image(number, image)
+        record = {
+            "format": FORMAT_VERSION,
+            "created_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "spec": self.spec.model_dump(mode="json"),
+            **about,
+        }
+        data = json.dumps(record, indent=1).encode()
+        write_atomically(self.path / "run.json", data, sync=False)
+        if self._power_loss:
+            sync_tree(self.path)
 
     @classmethod
     def reopen(cls, path: Path, storage: StorageConfig) -> RunWriter:
@@ -331,8 +340,9 @@ class RunWriter:
             # Two frames with one index (a run from an iterator may have none at all):
             # the later one becomes a later time point, nothing is ever overwritten.
             placement = placement._replace(t=placement.t + 1)
-        self._placed[number], self._owner[placement] = placement, number
+        # A full disk may refuse the room: only then is the place the frame's.
         self._make_room(placement)
+        self._placed[number], self._owner[placement] = placement, number
         return placement
 
     def _image_of(self, index: FrameIndex) -> int:
@@ -351,22 +361,24 @@ class RunWriter:
             }
         )
         number = len(self._images_planned)
-        self._images_planned.append(image)
         self._create_image(number, image)
         series = [str(n) for n in range(number + 1)]
-        for store in ("volume.ome.zarr", "probability.ome.zarr"):
-            create_series(LocalStore(self.path / store), series)
-        self._images.append(self._open_image(number))
+        for name in _STORES:
+            create_series(self._store(name), series)
+            if self._power_loss:
+                sync_tree(self.path / name / str(number))
+        opened = self._open_image(number)
+        # Planned only now that nothing can be refused any more: else it is made again.
+        self._images.append(opened)
+        self._images_planned.append(image)
         self.note("image", image=number, spec=image.model_dump(mode="json"))
         return number
 
     def _make_room(self, placement: Placement) -> None:
         image = self._images[placement.image]
-        t, z = placement.t + 1, placement.z + 1
-        if t <= image.raw[0].shape[0] and z <= image.raw[0].shape[2]:
-            return
+        # All are looked at: the last attempt may have ended in between.
         for levels in (image.raw, image.coarse, image.probability, *image.labels.values()):
-            resize(levels, t=t, z=z)
+            resize(levels, t=placement.t + 1, z=placement.z + 1)
 
     def _create_image(self, number: int, image: ImageSpec) -> None:
         spec = self.spec
@@ -382,20 +394,35 @@ class RunWriter:
             labels=LABELS,
             codec=self._storage.codec,
         )
-        create_image(LocalStore(self.path / "volume.ome.zarr"), str(number), layout)
-        probability = probability_layout(layout)
-        create_image(LocalStore(self.path / "probability.ome.zarr"), str(number), probability)
+        for name, made in zip(_STORES, (layout, probability_layout(layout)), strict=True):
+            store, aside = self.path / name, f".{number}.partial"
+            if (store / str(number)).exists():
+                # Left by a writer that died, or found the disk full, before it said so:
+                # no frame in it was acknowledged.
+                _platform.replace(store / str(number), store / aside)
+            shutil.rmtree(store / aside, ignore_errors=True)
+            create_image(LocalStore(store), aside, made)
+            # The store is valid at every moment: an image appears whole.
+            _platform.replace(store / aside, store / str(number))
 
     def _open_image(self, number: int) -> _Image:
-        volume = self.path / "volume.ome.zarr"
-        plain = LocalStore(volume)
-        durable = DurableStore(volume) if self._power_loss else plain
-        return _Image(
-            raw=open_levels(durable, str(number))[:1],
+        volume, probability = _STORES
+        plain = LocalStore(self.path / volume)
+        image = _Image(
+            raw=open_levels(self._store(volume), str(number))[:1],
             coarse=open_levels(plain, str(number))[1:],
             labels={name: open_levels(plain, f"{number}/labels/{name}") for name in LABELS},
-            probability=open_levels(LocalStore(self.path / "probability.ome.zarr"), str(number)),
+            probability=open_levels(LocalStore(self.path / probability), str(number)),
         )
+        # The raw slices grow first: a writer may have died before the others had followed.
+        t, _, z, _, _ = image.raw[0].shape
+        for levels in (image.coarse, image.probability, *image.labels.values()):
+            resize(levels, t=t, z=z)
+        return image
+
+    def _store(self, name: str) -> LocalStore:
+        """Return the store through which nothing is lost that this run promises to keep."""
+        return DurableStore(self.path / name) if self._power_loss else LocalStore(self.path / name)
 
 
 def probability_layout(image: ImageLayout) -> ImageLayout:
@@ -458,23 +485,32 @@ def _frame_line(header: FrameHeader, stored: StoredFrame) -> dict[str, Any]:
     }
 
 
-def _new_folder(output: Path, name: str) -> Path:
+def _new_folder(output: Path, name: str) -> tuple[Path, Path]:
+    """Return a free name for a run, and the folder that keeps it free: both below `output`."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     try:
         output.mkdir(parents=True, exist_ok=True)
         for attempt in range(1000):
             path = output / (f"{stamp}_{plain}" + (f"_{attempt + 1}" if attempt else ""))
+            partial = path.with_name(f".{path.name}.partial")
             try:
-                path.mkdir()
-                return path
+                partial.mkdir()
             except FileExistsError:
                 continue
+            # Asked only now: until here another could have been about to take the name.
+            if not path.exists():
+                return path, partial
+            partial.rmdir()
     except OSError as error:
-        raise InputError(
-            f"{output}: cannot write runs here: {error.strerror}. Choose another --output."
-        ) from None
+        raise _unwritable(output, error) from None
     raise InputError(f"{output}: too many runs named {stamp}_{plain}.")
+
+
+def _unwritable(output: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{output}: cannot write runs here: {error.strerror}. Choose another --output."
+    )
 
 
 def _lock(path: Path) -> FileLock:

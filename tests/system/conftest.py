@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from pymmcore_plus import CMMCorePlus
 
 from deepfocus_live._platform import RUNTIME_DIR_VARIABLE
@@ -48,3 +50,22 @@ def own_environment(tmp_path: Path, mm_config: Path) -> dict[str, str]:
         RUNTIME_DIR_VARIABLE: str(tmp_path / "runtime"),
         "MICROMANAGER_PATH": str(mm_config.parent),
     }
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium of the system, without a window and without a word to the outside."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no `chromium` on the path")
+    quiet = ("background-networking", "component-update", "sync", "gpu")
+    flags = [
+        *(f"--disable-{name}" for name in quiet),
+        "--headless",
+        "--no-sandbox",
+        "--no-first-run",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import uvicorn
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from scipy import ndimage
 
 from deepfocus_live.frames import (
@@ -27,18 +26,6 @@ from deepfocus_live.frames import (
 )
 from deepfocus_live.web import SERVER_OPTIONS, LiveHub, create_app
 
-_CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="no `chromium` on the path")
-
-_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 _SIZE_Z = 7
 _SHAPE = (480, 640)
 _MODEL = "default-0003"
@@ -182,14 +169,6 @@ class Daemon:
 @pytest.fixture(scope="module")
 def specimen() -> Specimen:
     return Specimen()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -157,6 +157,6 @@ def test_header_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
 
 def test_what_crosses_rooms_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        _spec().name = "other"  # type: ignore[misc]
+        _spec().name = "other"
     with pytest.raises(ValidationError, match="frozen"):
-        _header().sequence_number = 4  # type: ignore[misc]
+        _header().sequence_number = 4

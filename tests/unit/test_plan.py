@@ -113,7 +113,7 @@ def _indices(sequence: useq.MDASequence, cameras: int) -> list[FrameIndex]:
     """Return the index of every frame that a microscope will deliver."""
     extra = [{}] if cameras == 1 else [{"cam": number} for number in range(cameras)]
     return [
-        FrameIndex({**{axis: n for axis, n in event.index.items()}, **cam})
+        FrameIndex({**event.index, **cam})
         for event in sequence
         if isinstance(event.action, useq.AcquireImage)
         for cam in extra

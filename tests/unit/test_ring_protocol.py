@@ -104,7 +104,7 @@ def client(server: _EchoServer) -> Iterator[ControlClient]:
 
 
 def _is_served(client: ControlClient, said: object = "still here") -> bool:
-    return client.ask({"type": "say", "said": said}, timeout_s=5)["said"] == said
+    return bool(client.ask({"type": "say", "said": said}, timeout_s=5)["said"] == said)
 
 
 def _read_message(peer: socket.socket) -> Message:
