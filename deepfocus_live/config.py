@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from deepfocus_live.errors import InputError
 
@@ -108,6 +108,12 @@ class Config(_Section):
     python: Path | None = None
     """Interpreter that `attach` starts the daemon with; None: the one that runs."""
     profiles: dict[str, ProfileConfig] = {"default": ProfileConfig()}
+
+    @field_validator("profiles")
+    @classmethod
+    def _with_default(cls, given: dict[str, ProfileConfig]) -> dict[str, ProfileConfig]:
+        # Runs that name no profile have this one, whatever others there are.
+        return {"default": ProfileConfig(), **given}
 
     @property
     def output_dir(self) -> Path:

@@ -134,9 +134,14 @@ class Intake:
             # Whatever it is, the frame is safe in its slot and must not be given up.
             log.exception("run %s, frame %d could not be stored", run.spec.name, number)
             self._on_trouble(f"{run.writer.path}: {error}")
-            self._finished(run, number)
-            if not self._stopping.wait(_RETRY_S):
-                self.store(run, ring, slot, number, client)
+            self._again(run, ring, slot, number, client)
+
+    def _again(
+        self, run: ActiveRun, ring: MemoryRing, slot: int, number: int, client: Client | None
+    ) -> None:
+        self._finished(run, number)
+        if not self._stopping.wait(_RETRY_S):
+            self.store(run, ring, slot, number, client)
 
     def _store(
         self, run: ActiveRun, ring: MemoryRing, slot: int, number: int, client: Client | None
@@ -159,12 +164,10 @@ class Intake:
         def durable(error: BaseException | None) -> None:
             if error is not None:
                 self._on_trouble(f"{run.writer.path}: {error}")
-                # The slot still holds the frame: it is stored again from there.
-                run.release(number)
-                with self._lock:
-                    self._waiting -= 1
-                if not self._stopping.is_set():
-                    self.store(run, ring, slot, number, client)
+                # The slot still holds the frame: it is stored again from there, but by a
+                # worker, which may wait; this is the journal's thread.
+                with contextlib.suppress(RuntimeError):
+                    self._workers.submit(self._again, run, ring, slot, number, client)
                 return
             self._acknowledge(ring, slot, number, client)
             if not stored.duplicate:

@@ -123,8 +123,14 @@ def _cameras(info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _channels(sequence: useq.MDASequence, cameras: tuple[str, ...]) -> Iterable[ChannelSpec]:
-    configured = [(c.config, c.exposure) for c in sequence.channels] or [("default", None)]
-    for name, exposure in configured:
+    # A position's own plan may have channels of its own: the image holds the most of any.
+    own = [p.sequence.channels for p in sequence.stage_positions if p.sequence]
+    plans = [plan for plan in (sequence.channels, *own) if plan]
+    for c in range(max(map(len, plans), default=1)):
+        given = [plan[c] for plan in plans if c < len(plan)]
+        name = " or ".join(dict.fromkeys(channel.config for channel in given)) or "default"
+        exposures = {channel.exposure for channel in given}
+        exposure = exposures.pop() if len(exposures) == 1 else None
         for camera in cameras:
             shown = name if len(cameras) == 1 else f"{name} {camera}"
             yield ChannelSpec(name=shown, camera=camera, exposure_ms=exposure)

@@ -71,7 +71,7 @@ class MemoryRing:
         self.path = path
         with path.open("r+b") as file:
             head = file.read(_HEAD.size).ljust(_HEAD.size, b"\0")
-            magic, version, slots, slot_bytes, run_room, pid, started = _HEAD.unpack(head)
+            magic, version, slots, slot_bytes, run_room, *_ = _HEAD.unpack(head)
             if magic != _MAGIC or version != _VERSION:
                 raise RingError(f"{path}: not a ring of version {_VERSION}.")
             size = _PAGE + run_room + slots * (_PAGE + _pages(slot_bytes))

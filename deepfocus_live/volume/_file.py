@@ -83,6 +83,6 @@ class VolumeFile:
         if error is not None:
             shutil.rmtree(self._partial, ignore_errors=True)
             return
-        if self._path.exists():
+        if self._path.is_dir():
             shutil.rmtree(self._path)
         _platform.replace(self._partial, self._path)

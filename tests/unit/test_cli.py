@@ -57,7 +57,8 @@ HEAVY = ("torch", "numba", "onnxruntime", "zarr", "pymmcore_plus", "tifffile")
 
 def commands(group: Any = None, above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every command there is by its words, as `models list`."""
-    for name, command in (group or typer.main.get_command(app)).commands.items():
+    found: Any = group or typer.main.get_command(app)
+    for name, command in found.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{name} ")
         else:

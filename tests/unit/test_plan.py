@@ -153,7 +153,6 @@ def test_number_of_frames_is_known_before_the_first(name: str) -> None:
     assert spec.frames_expected == len(_indices(SEQUENCES[name], 2))
 
 
-@pytest.mark.xfail(strict=True, reason="channels of a position's own plan are not planned for")
 def test_channels_of_a_positions_own_plan_are_channels_of_the_run() -> None:
     sequence = _sequence(stage_positions=[_at(0, channels=["A", "B"]), _at(1)])
     spec = plan_run(sequence, _summary())
