@@ -120,6 +120,11 @@ class Config(_Section):
         """The folder that runs are written into, absolute."""
         return (self.output or Path.home() / "deepfocus-runs").expanduser().absolute()
 
+    @property
+    def models_dir(self) -> Path | None:
+        """The folder of the models, absolute; None: the user's data folder."""
+        return None if self.models is None else self.models.expanduser().absolute()
+
 
 def packaged_data(name: str) -> Path:
     """Return the folder `configs` or `onnx_models`, in a checkout or in an installed wheel."""

@@ -65,7 +65,7 @@ def start(
 
 
 def _start_detached(arguments: tuple[str, ...]) -> None:
-    from deepfocus_live.ring import DaemonDidNotStart, find_daemon, start_daemon
+    from deepfocus_live.ring import find_daemon, start_daemon
 
     first = find_daemon()
     if first is not None:
@@ -73,10 +73,7 @@ def _start_detached(arguments: tuple[str, ...]) -> None:
             f"a daemon is running already (pid {first.pid}), its page is at {first.page} "
             "`deepfocus-live stop` ends it."
         )
-    try:
-        address = start_daemon(arguments)
-    except DaemonDidNotStart as error:
-        raise InputError(str(error).removeprefix("deepfocus-live: ")) from None
+    address = start_daemon(arguments)
     typer.echo(f"the daemon runs (pid {address.pid}); the page is at {address.page}")
 
 

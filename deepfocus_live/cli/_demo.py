@@ -140,7 +140,7 @@ def _play(microscope: SimulatedMicroscope, sequence: MDASequence, output: Path) 
 
 def _catch_up(attached: Attachment) -> dict[str, Any]:
     """Wait until every mask and label is there; return the daemon's status."""
-    from deepfocus_live.ring import find_daemon
+    from deepfocus_live.ring import find_daemon, log_path
 
     deadline = time.monotonic() + _CATCH_UP_S
     while time.monotonic() < deadline:
@@ -151,7 +151,10 @@ def _catch_up(attached: Attachment) -> dict[str, Any]:
             if status["run"] is None:
                 return status
         time.sleep(0.1)
-    raise RuntimeError("the daemon has not caught up; its log is in the runtime folder.")
+    said = log_path().read_text(encoding="utf-8", errors="replace").splitlines()
+    raise RuntimeError(
+        f"the daemon has not caught up in {_CATCH_UP_S:.0f} s; its last words: {said[-1:]}"
+    )
 
 
 def _report(found: dict[str, Any]) -> None:

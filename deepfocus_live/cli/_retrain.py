@@ -52,7 +52,7 @@ def retrain(
         raise InputError(f"--profile {profile}: not in the configuration; there are: {known}.")
     if background:
         _platform.lower_priority()
-    registry = Registry(models or settings.models)
+    registry = Registry(models or settings.models_dir)
     paths: list[Path | str] = list(inputs)
     with ProgressLine(1.0) as progress:
 

@@ -41,6 +41,7 @@ from deepfocus_live.daemon._page import PageServer
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
 from deepfocus_live.daemon._trainer import TrainerProcess
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import preset_named
 from deepfocus_live.focus import warm_up as warm_up_focus
 from deepfocus_live.frames import FrameHeader, Placement, RunSpec
 from deepfocus_live.inference import Inference
@@ -125,7 +126,8 @@ class Daemon:
         self._durable_ms, self._mask_ms = LatencyWindow(), LatencyWindow()
         self._rate = RateWindow()
         _check_writable(config.output_dir)
-        self.registry = Registry(config.models)
+        _check_presets(config)
+        self.registry = Registry(config.models_dir)
         self._hub = LiveHub()
         self._page = PageServer(config.web, self._hub, self, self.status, prefer_port=prefer_port)
         self._intake = Intake(
@@ -694,6 +696,14 @@ def _check_writable(folder: Path) -> None:
         raise InputError(
             f"{folder}: cannot write runs here: {error.strerror}. Choose another --output."
         ) from None
+
+
+def _check_presets(config: Config) -> None:
+    for name, profile in config.profiles.items():
+        try:
+            preset_named(profile.label_preset)
+        except ValueError as error:
+            raise InputError(f"configuration: profiles.{name}.label_preset: {error}") from None
 
 
 def _free_bytes(folder: Path) -> int:

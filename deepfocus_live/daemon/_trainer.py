@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.model import Registry
@@ -30,6 +32,7 @@ class TrainerProcess:
     """
 
     def __init__(self, config: Config, registry: Registry, say: Callable[[str], None]) -> None:
+        self._config = config
         self._learning = config.learning
         self._registry = registry
         self._say = say
@@ -77,6 +80,12 @@ class TrainerProcess:
             "last": self._last,
         }
 
+    def _write_config(self) -> Path:
+        """Write down the settings in force, those of the command line too."""
+        path = _platform.runtime_dir() / "trainer.yaml"
+        path.write_text(yaml.safe_dump(self._config.model_dump(mode="json")), encoding="utf-8")
+        return path
+
     def _start(self, profile: str) -> None:
         command = [
             sys.executable,
@@ -84,6 +93,7 @@ class TrainerProcess:
             *(str(run) for run in self._runs[profile]),
             *("--profile", profile, "--minutes", str(self._learning.minutes)),
             *("--models", str(self._registry.root), "--activate", "--background"),
+            *("--config", str(self._write_config())),
         ]
         log = _platform.runtime_dir() / "trainer.log"
         self._process = _platform.spawn_detached(command, log=log)

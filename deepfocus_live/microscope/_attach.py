@@ -25,6 +25,7 @@ from pymmcore_plus import CMMCorePlus
 from deepfocus_live.config import load_config
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, StackKey
+from deepfocus_live.microscope._exit import quiet_at_exit
 from deepfocus_live.microscope._link import DaemonLink
 from deepfocus_live.microscope._sender import FrameSender
 from deepfocus_live.ring import Message
@@ -71,6 +72,7 @@ class Attachment:
 
     def __init__(self, core: CMMCorePlus, output: Path | None, config: Path | None) -> None:
         settings = load_config(config)
+        quiet_at_exit(core)
         self._core = core
         self._output = None if output is None else str(output)
         self._callbacks: dict[str, list[Callable[[Any], object]]] = {"mask": [], "stack": []}
@@ -279,8 +281,10 @@ def attach(
     with _attaching:
         attachment = _attachments.get(id(core))
         if attachment is None:
-            folder = None if output is None else _writable(Path(output))
             settings = None if config is None else Path(config).expanduser().absolute()
+            # Read before anything is made: a wrong key leaves nothing behind.
+            load_config(settings)
+            folder = None if output is None else _writable(Path(output))
             attachment = Attachment(core, folder, settings)
             _attachments[id(core)] = attachment
     return attachment
@@ -294,7 +298,9 @@ def _writable(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"{folder}: cannot write here: {error.strerror}.") from None
+        raise InputError(
+            f"{folder}: cannot write here: {error.strerror}. Choose another output."
+        ) from None
     return folder
 
 

@@ -247,7 +247,7 @@ class FrameSender:
         if known and not self.link.connected and not self.link.said_bye:
             try:
                 self._reconnect()
-            except (DaemonDidNotStart, OSError) as error:
+            except (DaemonDidNotStart, InputError, OSError) as error:
                 log.debug("no daemon yet: %s", error)
 
     def _open_run(self, begin: _Begin) -> None:
@@ -392,7 +392,7 @@ class FrameSender:
                 self._reconnect()
                 act()
                 return
-            except (DaemonDidNotStart, OSError) as error:
+            except (DaemonDidNotStart, InputError, OSError) as error:
                 log.warning("deepfocus-live: %s Trying again.", error)
                 time.sleep(_RETRY_S)
 

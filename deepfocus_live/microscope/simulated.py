@@ -46,6 +46,7 @@ from pymmcore_plus.experimental.unicore import (
 from pymmcore_plus.mda import MDAEngine
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.microscope._exit import quiet_at_exit
 
 __all__ = ["PlaybackEngine", "SimulatedMicroscope", "StackLike", "load_simulated_microscope"]
 
@@ -453,6 +454,7 @@ def load_simulated_microscope(
             _PIXEL_SIZE_CONFIG, (pixel_size_um, 0.0, 0.0, 0.0, pixel_size_um, 0.0)
         )
     core.mda.set_engine(PlaybackEngine(core, specimen))
+    quiet_at_exit(core)
     return SimulatedMicroscope(core, specimen)
 
 

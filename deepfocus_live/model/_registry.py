@@ -215,7 +215,7 @@ class Registry:
         file = self._profile_folder(profile) / "current"
         try:
             return file.read_text(encoding="utf-8").strip() or None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _read_history(self, profile: str) -> list[str]:

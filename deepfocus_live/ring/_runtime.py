@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from deepfocus_live import _platform
+from deepfocus_live.errors import InputError
 from deepfocus_live.ring._client import ControlClient
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _SHM = Path("/dev/shm")
+_INPUT_ERROR = 2  # the command line's exit code for what is the user's to mend
 
 _children: list[subprocess.Popen[bytes]] = []
 """Daemons that this process has started: it must collect their exit, or they stay as zombies."""
@@ -125,8 +127,10 @@ def start_daemon(
 
     Raises
     ------
+    InputError
+        If it refused what it was given.
     DaemonDidNotStart
-        With the last line of its log.
+        If it failed otherwise; with the last line of its log.
     """
     log = log_path()
     begin = log.stat().st_size if log.exists() else 0
@@ -141,7 +145,10 @@ def start_daemon(
         if address is not None:
             return address
         if process.poll() is not None and find_daemon() is None:
-            raise DaemonDidNotStart(_last_words(log, begin))
+            words = _last_words(log, begin)
+            if process.returncode == _INPUT_ERROR:
+                raise InputError(words.removeprefix("deepfocus-live: "))
+            raise DaemonDidNotStart(words)
         time.sleep(0.05)
     raise DaemonDidNotStart(f"the daemon was not ready after {patience_s:.0f} s; see {log}")
 

@@ -45,7 +45,9 @@ class VolumeFile:
             self._create(layouts)
         except OSError as error:
             shutil.rmtree(self._partial, ignore_errors=True)
-            raise InputError(f"{path}: cannot be written: {error.strerror}.") from None
+            raise InputError(
+                f"{path}: cannot be written: {error.strerror}. Choose another -o."
+            ) from None
         self._store = LocalStore(self._partial)
         bare = len(layouts) == 1
         self._groups = ["" if bare else str(number) for number in range(len(layouts))]
