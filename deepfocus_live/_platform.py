@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "available_memory_bytes",
     "fast_scratch_dir",
     "lower_priority",
+    "lower_thread_priority",
     "make_private",
     "preallocate",
     "replace",
@@ -145,6 +147,22 @@ def lower_priority() -> None:
             process.nice(psutil.IDLE_PRIORITY_CLASS)
         else:
             process.nice(19)
+
+
+def lower_thread_priority() -> None:
+    """Make the calling thread yield to ordinary ones.
+
+    On Linux, threads that it starts from then on do so too. macOS has no such
+    call for single threads; there it does nothing.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    elif sys.platform == "win32":
+        import ctypes
+
+        below_normal = -1
+        kernel = ctypes.windll.kernel32
+        kernel.SetThreadPriority(kernel.GetCurrentThread(), below_normal)
 
 
 def spawn_detached(

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from deepfocus_live import _platform
 from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
 
 __all__ = ["Background"]
@@ -63,6 +64,7 @@ class Background:
         self._thread.join()
 
     def _work(self) -> None:
+        _platform.lower_thread_priority()
         while True:
             with self._changed:
                 while not self._jobs and not self._stopping:

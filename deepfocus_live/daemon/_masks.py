@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._run import StoredSlice
 from deepfocus_live.errors import InputError
@@ -59,6 +61,9 @@ class MaskMaker:
         self._jobs: list[StoredSlice] = []
         self._changed = threading.Condition()
         self._stopping = False
+        # The network's own threads inherit the priority of the one that loads it: neither a
+        # slice on its way to the disk nor the microscope's process may wait for a mask.
+        self._loader = ThreadPoolExecutor(1, "load", _platform.lower_thread_priority)
         self._threads = [
             threading.Thread(target=self._make_masks, name="masks", daemon=True),
             threading.Thread(target=self._watch_models, name="models", daemon=True),
@@ -88,7 +93,9 @@ class MaskMaker:
             version = self._registry.current(profile)
             if version.fallback_reason:
                 self._on_model(profile, None, version.fallback_reason)
-            model = InFocusModel.load(version, provider=settings.provider, threads=settings.threads)
+            model = self._loader.submit(
+                InFocusModel.load, version, provider=settings.provider, threads=settings.threads
+            ).result()
             slot = ModelSlot(model, provider=settings.provider, threads=settings.threads)
             self._slots[profile] = slot
         if self._shapes.get(profile) != shape:
@@ -115,8 +122,10 @@ class MaskMaker:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+        self._loader.shutdown()
 
     def _make_masks(self) -> None:
+        _platform.lower_thread_priority()
         while True:
             with self._changed:
                 while not self._jobs and not self._stopping:
@@ -169,7 +178,8 @@ class MaskMaker:
             version = self._registry.current(profile)
             if version.fallback_reason:
                 raise InputError(version.fallback_reason)
-            slot.swap(version, self._shapes.get(profile, (512, 512)))
+            shape = self._shapes.get(profile, (512, 512))
+            self._loader.submit(slot.swap, version, shape).result()
         except InputError as error:
             # Said once; tried again only when another version is made current.
             self._refused[profile] = name

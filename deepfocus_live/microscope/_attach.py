@@ -169,12 +169,8 @@ class Attachment:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every frame handed over so far is on the disk; return whether it is."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._sender.idle:
-            if deadline is not None and time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
+        # After `detach` nothing is left to wait for.
+        return self._detached or self._sender.flush().wait(timeout_s)
 
     def detach(self) -> None:
         """Stop following, and wait, saying how many are left, until every frame is on the disk."""

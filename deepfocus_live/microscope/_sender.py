@@ -2,7 +2,7 @@
 
 Design Notes
 ------------
-The runner's thread only appends to a deque. One thread here does the rest, in
+The runner's thread only appends to a queue. One thread here does the rest, in
 order: announce a run to the daemon, copy frames into free slots, announce
 them, close the run. No frame waits for the daemon's answer before it is in the
 ring. This is also the one place that reacts to a lost daemon: connect to a new
@@ -16,9 +16,9 @@ A run's frames all leave the ring before the next run may use it.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +72,12 @@ class _Stop:
     pass
 
 
-_Item = _Prepare | _Begin | _Taken | _End | _Stop
+@dataclass
+class _Flush:
+    done: threading.Event
+
+
+_Item = _Prepare | _Begin | _Taken | _End | _Flush | _Stop
 
 
 @dataclass
@@ -112,8 +117,9 @@ class FrameSender:
     ) -> None:
         self._limits = ring
         self._on_message = on_message
-        self._items: deque[_Item] = deque()
-        self._wake = threading.Event()
+        # Its `put` is C and holds no lock that a waiting thread could keep: with a deque and an
+        # event the acquisition's thread was now and then held up for a switch interval, 5 ms.
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._acknowledged = threading.Event()
         self._room = threading.Condition()
         self._waiting_bytes = 0
@@ -124,7 +130,7 @@ class FrameSender:
         self._refusal: str | None = None
         self._next_number = 0
         self.counts = FrameCounts()
-        self.link = make_link(self._receive, self._wake.set)
+        self.link = make_link(self._receive, lambda: None)
         self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
         self._thread.start()
 
@@ -156,8 +162,7 @@ class FrameSender:
         self._put(_End(reason))
 
     def _put(self, item: _Item) -> None:
-        self._items.append(item)
-        self._wake.set()
+        self._items.put(item)
 
     def _wait_for_room(self) -> None:
         """Slow a software-timed run down; a hardware-sequenced one would break."""
@@ -189,10 +194,11 @@ class FrameSender:
                 return self.counts.durable
             return self.counts.durable + self._next_number - len(ring.waiting())
 
-    @property
-    def idle(self) -> bool:
-        """Whether everything handed over so far is on the disk."""
-        return not self._items and self._spec is None
+    def flush(self) -> threading.Event:
+        """Return an event that is set once everything handed over so far is on the disk."""
+        done = threading.Event()
+        self._put(_Flush(done))
+        return done
 
     def stop(self) -> None:
         """Ask the thread to end once everything before has been done."""
@@ -207,12 +213,11 @@ class FrameSender:
 
     def _work(self) -> None:
         while True:
-            if not self._items:
-                self._wake.wait(_RETRY_S)
-                self._wake.clear()
+            try:
+                item = self._items.get(timeout=_RETRY_S)
+            except queue.Empty:
                 self._follow_idle()
                 continue
-            item = self._items[0]
             if isinstance(item, _Stop):
                 break
             try:
@@ -222,7 +227,6 @@ class FrameSender:
                 log.exception("deepfocus-live: unexpected failure while sending.")
                 if isinstance(item, _Taken):
                     self.counts.refused += 1
-            self._items.popleft()
             if isinstance(item, _Taken):
                 self._waiting_bytes -= item.image.nbytes
                 with self._room:
@@ -240,6 +244,9 @@ class FrameSender:
             self._send(item)
         elif isinstance(item, _End):
             self._close_run(item.reason)
+        elif isinstance(item, _Flush):
+            self._drain_ring()
+            item.done.set()
 
     def _follow_idle(self) -> None:
         """Between runs, come back to a daemon that was restarted by someone else."""
@@ -370,8 +377,7 @@ class FrameSender:
         ring, spec = self._ring, self._spec
         if ring is None or spec is None:
             return
-        while self._spec is not None and ring.waiting():
-            self._wait_for_acknowledgement()
+        self._drain_ring()
         if self._spec is None:
             return
         message = {
@@ -384,6 +390,11 @@ class FrameSender:
         with self._room:
             self.counts.durable += self._next_number
             self._spec, self._next_number = None, 0
+
+    def _drain_ring(self) -> None:
+        """Wait until every frame in the ring is acknowledged, or its run refused."""
+        while self._ring is not None and self._spec is not None and self._ring.waiting():
+            self._wait_for_acknowledgement()
 
     def _insist(self, act: Callable[[], object]) -> None:
         """Do `act` with a connected daemon, as often as it takes."""

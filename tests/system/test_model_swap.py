@@ -108,7 +108,7 @@ def test_daemon_teaches_itself_and_takes_up_what_it_learned(
     microscope: SimulatedMicroscope, registry: Registry, tmp_path: Path
 ) -> None:
     settings = tmp_path / "config.yaml"
-    settings.write_text("learning: {after_stacks: 2, minutes: 0.6}\n", encoding="utf-8")
+    settings.write_text("learning: {after_stacks: 2, minutes: 0.4}\n", encoding="utf-8")
     with private_daemon(tmp_path, "--config", str(settings)):
         with attach(microscope.core) as attached:
             microscope.core.run_mda(microscope.sequence(2), block=True)

@@ -31,7 +31,7 @@ def stack_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _retrain_elsewhere(files: list[Path], root: Path) -> RetrainReport:
-    return retrain(files, registry=Registry(root), minutes=0.12, threads=1)
+    return retrain(files, registry=Registry(root), minutes=0.25, threads=1)
 
 
 def test_retrained_model_is_registered_gated_and_in_time(

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfocus_live import _platform
+from deepfocus_live.errors import InputError
 from deepfocus_live.ring import (
     Connection,
     ControlClient,
@@ -572,14 +573,17 @@ def test_daemon_that_does_not_start_is_reported_with_its_last_words(
 ) -> None:
     stub = tmp_path / "python"
     for script, words in (
-        ("echo loading; echo port 8765 is taken; exit 2", "port 8765 is taken"),
+        ("echo loading; echo the disk is on fire; exit 1", "the disk is on fire"),
         ("exit 1", "without a word"),
     ):
         stub.write_text(f"#!/bin/sh\n{script}\n")
         stub.chmod(0o755)
         with pytest.raises(DaemonDidNotStart, match=words):
             start_daemon(python=stub, patience_s=20)
-    assert "port 8765" in log_path().read_text()
+    assert "on fire" in log_path().read_text()
+    stub.write_text("#!/bin/sh\necho deepfocus-live: port 8765 is taken; exit 2\n")
+    with pytest.raises(InputError, match=r"^port 8765 is taken$"):
+        start_daemon(python=stub, patience_s=20)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a script as an interpreter")
