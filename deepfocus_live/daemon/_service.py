@@ -68,6 +68,7 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0
 _WATCH_S = 0.5
 _MOST_WARNINGS = 20
+_MOST_RECENT = 100
 _CATCH_UP_S = 60.0
 _MOST_UNSENT_BYTES = 16 << 20
 
@@ -351,6 +352,8 @@ class Daemon:
         with self._guard:
             self._runs[spec.run_id] = run
             self._recent[spec.run_id] = writer.path
+            while len(self._recent) > _MOST_RECENT:
+                del self._recent[next(iter(self._recent))]
             self._remember_open_runs()
         self._hub.run_started(spec)
         return run

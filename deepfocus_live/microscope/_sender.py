@@ -19,6 +19,7 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,7 +123,9 @@ class FrameSender:
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._acknowledged = threading.Event()
         self._room = threading.Condition()
-        self._waiting_bytes = 0
+        # Each counted by one thread only: their difference is what waits.
+        self._taken_bytes = 0
+        self._sent_bytes = 0
         # Half of what is free now: the acquisition's own buffers need the rest.
         self._budget = _platform.available_memory_bytes() // 2
         self._ring: MemoryRing | None = None
@@ -152,9 +155,9 @@ class FrameSender:
     def take(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
         """Take over a frame: microseconds, unless memory has run out (see `counts.waits`)."""
         self.counts.taken += 1
-        self._waiting_bytes += image.nbytes
+        self._taken_bytes += image.nbytes
         self._put(_Taken(image, event, meta, time.time()))
-        if self._waiting_bytes > self._budget and not meta.get("hardware_triggered"):
+        if self._waiting_bytes() > self._budget and not meta.get("hardware_triggered"):
             self._wait_for_room()
 
     def end(self, reason: str) -> None:
@@ -164,12 +167,15 @@ class FrameSender:
     def _put(self, item: _Item) -> None:
         self._items.put(item)
 
+    def _waiting_bytes(self) -> int:
+        return self._taken_bytes - self._sent_bytes
+
     def _wait_for_room(self) -> None:
         """Slow a software-timed run down; a hardware-sequenced one would break."""
         self.counts.waits += 1
         begin = time.monotonic()
         with self._room:
-            self._room.wait_for(lambda: self._waiting_bytes <= self._budget)
+            self._room.wait_for(lambda: self._waiting_bytes() <= self._budget)
         self.counts.waited_s += time.monotonic() - begin
 
     # ------------------------------------------------------- for the caller
@@ -227,8 +233,10 @@ class FrameSender:
                 log.exception("deepfocus-live: unexpected failure while sending.")
                 if isinstance(item, _Taken):
                     self.counts.refused += 1
+                elif isinstance(item, _Flush):
+                    item.done.set()
             if isinstance(item, _Taken):
-                self._waiting_bytes -= item.image.nbytes
+                self._sent_bytes += item.image.nbytes
                 with self._room:
                     self._room.notify_all()
         if self._ring is not None:
@@ -265,9 +273,31 @@ class FrameSender:
         except InputError as error:
             log.error("deepfocus-live cannot record this run: %s", error)
             return
+        self._begin_run(spec)
+
+    def _begin_run(self, spec: RunSpec) -> None:
         self._prepare_ring(spec.frame_bytes, spec.model_dump_json().encode())
         self._spec, self._refusal, self._next_number = spec, None, 0
         self._insist(self._announce_run)
+
+    def _follow_new_size(self, image: NDArray[Any]) -> None:
+        """Go on in a run of its own where the camera changed its image in the middle of one."""
+        spec = self._spec
+        if spec is None or image.ndim != 2 or image.dtype.name not in ("uint8", "uint16"):
+            return
+        height, width = image.shape
+        if (height, width, image.dtype.name) == (spec.height_px, spec.width_px, spec.dtype):
+            return
+        log.warning(
+            "the camera's images are %d × %d %s now, they were %d × %d %s: a new run begins.",
+            *(width, height, image.dtype.name, spec.width_px, spec.height_px, spec.dtype),
+        )
+        self._close_run("interrupted")
+        changed = {"height_px": height, "width_px": width, "dtype": image.dtype.name}
+        name = f"{spec.name}-{width}x{height}"
+        self._begin_run(
+            spec.model_copy(update={**changed, "run_id": uuid.uuid4().hex, "name": name})
+        )
 
     def _plan(self, begin: _Begin) -> RunSpec:
         try:
@@ -335,6 +365,7 @@ class FrameSender:
 
     def _send(self, frame: _Taken) -> None:
         self._insist(self._give_up_refused)
+        self._follow_new_size(frame.image)
         if self._spec is None or self._ring is None:
             self.counts.refused += 1
             return

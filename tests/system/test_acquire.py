@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,27 @@ def test_frames_of_an_iterator_run_are_all_kept(
     assert run.images[0].image.shape[:3] == (4, 1, 1)
     assert_stored_once(run, witness.frames)
     assert_valid(run)
+
+
+def test_camera_that_changes_its_image_in_mid_run_gets_a_run_of_its_own(
+    daemon: DaemonAddress, demo_core: CMMCorePlus
+) -> None:
+    witness = Witness(demo_core)
+
+    def events() -> Iterator[useq.MDAEvent]:
+        for n in range(6):
+            if n == 3:
+                demo_core.setProperty("Camera", "Binning", "2")
+            yield useq.MDAEvent(index={"t": n})
+
+    with attach(demo_core) as attached:
+        demo_core.run_mda(events(), block=True)
+        assert attached.wait(60)
+        first, second = attached.status()["runs"]
+        wait_until_closed(Path(second))
+    assert_stored_once(open_run(first), witness.frames[:3])
+    assert_stored_once(open_run(second), witness.frames[3:])
+    assert open_run(second).spec.width_px == 256
 
 
 def test_masks_and_stacks_come_back_to_the_microscope(
