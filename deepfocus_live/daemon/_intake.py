@@ -171,13 +171,22 @@ class Intake:
                 return
             self._acknowledge(ring, slot, number, client)
             if not stored.duplicate:
-                self._on_stored(run, header, stored, pixels)
+                self._tell_stored(run, header, stored, pixels)
             self._finished(run, number)
 
         if stored.duplicate:
             durable(None)
         else:
             run.writer.journal_frame(header, stored, durable)
+
+    def _tell_stored(
+        self, run: ActiveRun, header: FrameHeader, stored: StoredFrame, pixels: NDArray[Any]
+    ) -> None:
+        try:
+            self._on_stored(run, header, stored, pixels)
+        except Exception:
+            # The frame is safe; what comes after it must not end the journal's thread.
+            log.exception("run %s, frame %d", run.spec.name, header.sequence_number)
 
     def _insist(
         self, run: ActiveRun, header: FrameHeader, pixels: NDArray[Any]

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
-import json
 import logging
 import os
 import shutil
@@ -33,32 +31,31 @@ from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._intake import Client, Intake, run_of
+from deepfocus_live.daemon._intake import Client, Intake
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._page import PageServer
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.daemon._trainer import TrainerProcess
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import preset_named
 from deepfocus_live.focus import warm_up as warm_up_focus
-from deepfocus_live.frames import FrameHeader, Placement, RunSpec
+from deepfocus_live.frames import FrameHeader, RunSpec
 from deepfocus_live.inference import Inference
 from deepfocus_live.model import Registry
 from deepfocus_live.ring import (
     Connection,
     DaemonAddress,
-    MemoryRing,
     Message,
     RingError,
     forget_daemon,
-    leftover_rings,
     new_key,
     publish_daemon,
     serve_control,
 )
-from deepfocus_live.volume import RunWriter, StoredFrame, halve_mean
+from deepfocus_live.volume import StoredFrame, halve_mean
 from deepfocus_live.web import LiveHub
 
 __all__ = ["Daemon", "DaemonState"]
@@ -68,7 +65,6 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0
 _WATCH_S = 0.5
 _MOST_WARNINGS = 20
-_MOST_RECENT = 100
 _CATCH_UP_S = 60.0
 _MOST_UNSENT_BYTES = 16 << 20
 
@@ -117,8 +113,6 @@ class Daemon:
         self._started = time.time()
         self._stopping = False
         self._opening = 0
-        self._runs: dict[str, ActiveRun] = {}
-        self._recent: dict[str, Path] = {}
         self._clients: set[Client] = set()
         self._guard = threading.RLock()
         self._warnings: dict[str, int] = {}
@@ -130,7 +124,6 @@ class Daemon:
         _check_presets(config)
         self.registry = Registry(config.models_dir)
         self._hub = LiveHub()
-        self._page = PageServer(config.web, self._hub, self, self.status, prefer_port=prefer_port)
         self._intake = Intake(
             config.storage, on_stored=self._frame_stored, on_trouble=self._disk_trouble
         )
@@ -141,6 +134,19 @@ class Daemon:
             labels=config.labels.enabled,
             busy=lambda: bool(self._intake.frames_waiting or self._masks.masks_waiting),
             on_labelled=self._stack_labelled,
+        )
+        self._runs = OpenRuns(
+            config,
+            intake=self._intake,
+            masks=self._masks,
+            background=self._background,
+            budget=self._budget,
+            on_opened=self._hub.run_started,
+            on_closed=self._hub.run_ended,
+            warn=self._warn,
+        )
+        self._page = PageServer(
+            config.web, self._hub, self._runs, self.status, prefer_port=prefer_port
         )
         self._trainer = TrainerProcess(config, self.registry, self._say)
         self._stop_asked = asyncio.Event()
@@ -155,7 +161,7 @@ class Daemon:
         self._listen_to_signals(loop)
         await asyncio.to_thread(self._warm_up)
         server = await serve_control(key, self._serve_client)
-        await asyncio.to_thread(self._take_over_leftovers)
+        await asyncio.to_thread(self._runs.take_over_leftovers)
         self._page.start()
         stamp = _platform.ProcessStamp.mine()
         port = server.sockets[0].getsockname()[1]
@@ -223,9 +229,7 @@ class Daemon:
         if self._config.inference.enabled:
             self._masks.stop()
         self._background.stop()
-        # What is still owed to these is made good by the next daemon.
-        for run in list(self._runs.values()):
-            run.writer.close()
+        self._runs.close_all()
         for path in list(self._intake.rings):
             self._intake.close_ring(path, remove=False)
         self._hub.close()
@@ -247,9 +251,9 @@ class Daemon:
                 self._stop_asked.set()
 
     def _look_around(self) -> None:
-        self._close_finished()
+        self._runs.close_finished()
         self._trainer.look()
-        self._take_over_rings()
+        self._runs.take_over_rings()
 
     # ------------------------------------------------------------- clients
 
@@ -295,194 +299,36 @@ class Daemon:
         try:
             spec = RunSpec.model_validate(message["spec"])
             ring = self._intake.open_ring(str(message["ring"]))
-            run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring.folder)
-            ring.folder = run.writer.path
-            run.ended = False
+            run = self._runs.begin(spec, ring)
         except (InputError, OSError, RingError, KeyError, ValueError) as error:
             return {"ok": False, "reason": str(error)}
         client.ring = ring
         return {"ok": True, "path": str(run.writer.path)}
-
-    def _create(self, spec: RunSpec) -> ActiveRun:
-        profile = self._config.profiles.get(spec.profile)
-        if profile is None:
-            raise InputError(f"there is no profile {spec.profile!r} in the configuration.")
-        output = Path(spec.output) if spec.output else self._config.output_dir
-        about = {
-            "profile": {"name": spec.profile, **profile.model_dump(mode="json")},
-            "configuration": self._config.model_dump(mode="json"),
-            "model": self._masks.running(spec.profile)[0],
-            "software": {"deepfocus-live": __version__, **spec.software},
-        }
-        writer = RunWriter.create(output, spec, self._config.storage, about=about)
-        return self._adopt(writer)
-
-    def _reopen(self, path: Path) -> ActiveRun:
-        """Open a run that an earlier daemon began, and owe it what that one did not finish."""
-        run = self._adopt(RunWriter.reopen(path, self._config.storage))
-        writer = run.writer
-        leftovers = []
-        for number, placement in writer.durable_placements().items():
-            wants_mask = number not in writer.masked_before and self._segmented(run, placement)
-            wants_label = placement.stack(run.spec.run_id) not in writer.labelled_before
-            run.received += 1
-            run.masked += not wants_mask
-            if wants_mask or wants_label:
-                users = int(wants_mask) + int(wants_label)
-                job = StoredSlice(run, placement, number, budget=self._budget, users=users)
-                run.owe(users)
-                if wants_label:
-                    self._background.put(job)
-                if wants_mask:
-                    leftovers.append(job)
-        self._masks.put_old(leftovers)
-        return run
-
-    def _adopt(self, writer: RunWriter) -> ActiveRun:
-        spec = writer.spec
-        profile = self._config.profiles[spec.profile]
-        run = ActiveRun(writer, preset=profile.label_preset)
-        if self._config.inference.enabled:
-            try:
-                # Warm before the first frame is accepted, at the size it will have.
-                self._masks.prepare(spec.profile, (spec.height_px, spec.width_px))
-            except InputError as error:
-                self._warn(f"run {spec.name}: no masks: {error}")
-                run.segmented = False
-        with self._guard:
-            self._runs[spec.run_id] = run
-            self._recent[spec.run_id] = writer.path
-            while len(self._recent) > _MOST_RECENT:
-                del self._recent[next(iter(self._recent))]
-            self._remember_open_runs()
-        self._hub.run_started(spec)
-        return run
 
     def _frames_announced(self, client: Client, message: Message) -> None:
         ring = client.ring
         if ring is None:
             return
         for slot, number in message["slots"]:
-            run = self._run_of(ring)
+            run = self._runs.of_ring(ring)
             if run is not None and 0 <= slot < ring.slots:
                 self._intake.store(run, ring, slot, number, client)
-
-    def _run_of(self, ring: MemoryRing) -> ActiveRun | None:
-        spec = run_of(ring)
-        return None if spec is None else self._runs.get(spec.run_id)
 
     def _end_run(self, message: Message) -> Message:
         run = self._runs.get(str(message.get("run_id")))
         if run is None:
             return {"ok": False, "reason": "no such run"}
-        self._finish_acquisition(run, str(message.get("reason")))
+        self._runs.end(run, str(message.get("reason")))
         return {"ok": True, "frames": run.writer.frames_durable}
 
-    def _finish_acquisition(self, run: ActiveRun, reason: str) -> None:
-        known = ("completed", "canceled", "errored")
-        if not run.writer.ended_before:
-            run.writer.end(reason if reason in known else "interrupted")  # type: ignore[arg-type]
-        # Counted before `ended` is seen: the run must not be closed under its last job.
-        run.owe(1)
-        run.ended = True
-        self._background.put(run)
-
-    # ------------------------------------------------- what others left behind
-
-    def _take_over_leftovers(self) -> None:
-        """Store what dead producers left, and finish runs that a dead daemon left."""
-        self._take_over_rings()
-        for path in self._open_runs_before():
-            held = any(run.writer.path == path for run in self._runs.values())
-            if not held and not self._has_live_ring(path):
-                with contextlib.suppress(InputError, OSError, KeyError):
-                    run = self._reopen(path)
-                    self._finish_acquisition(run, "interrupted")
-
-    def _take_over_rings(self) -> None:
-        """Store what is in the rings of dead producers, also of those we never heard of."""
-        found = leftover_rings()
-        for path in set(map(Path, self._intake.rings)) - set(found):
-            # Removed by its owner: our mapping would keep its memory.
-            self._intake.close_ring(str(path), remove=False)
-        for path in found:
-            try:
-                ring = self._intake.open_ring(str(path))
-            except (OSError, RingError, ValueError):
-                # Being made right now, or no ring of this version: not ours to touch.
-                continue
-            if not ring.producer.alive():
-                self._take_over(str(path))
-
-    def _take_over(self, path: str) -> None:
-        """Drain the ring of a dead producer, then remove it."""
-        ring = self._intake.open_ring(path)
-        spec = run_of(ring)
-        if spec is not None:
-            run = self._runs.get(spec.run_id)
-            try:
-                if run is None and ring.waiting():
-                    run = self._reopen_or_create(spec, ring.folder)
-            except (InputError, OSError) as error:
-                # The frames stay in the ring: this is not the time to give them up.
-                self._warn(f"frames of run {spec.name} wait in {path}: {error}")
-                return
-            if run is not None and not run.ended:
-                self._intake.drain(run, ring)
-                self._finish_acquisition(run, "interrupted")
-        self._intake.close_ring(path, remove=True)
-
-    def _reopen_or_create(self, spec: RunSpec, folder: Path | None) -> ActiveRun:
-        if folder is None:
-            return self._create(spec)
-        if folder.exists():
-            return self._reopen(folder)
-        # Its folder is gone, its last frames are not: they get a run of their own.
-        return self._create(spec.model_copy(update={"name": f"{spec.name}-rest"}))
-
-    def _has_live_ring(self, folder: Path) -> bool:
-        return any(
-            ring.folder == folder and ring.producer.alive() for ring in self._intake.rings.values()
-        )
-
-    def _remember_open_runs(self) -> None:
-        paths = [str(run.writer.path) for run in self._runs.values()]
-        file = _open_runs_file()
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(paths), encoding="utf-8")
-        _platform.replace(partial, file)
-
-    def _open_runs_before(self) -> list[Path]:
-        try:
-            return [Path(p) for p in json.loads(_open_runs_file().read_text(encoding="utf-8"))]
-        except (OSError, ValueError):
-            return []
-
-    def _close_finished(self) -> None:
-        with self._guard:
-            done = [run for run in self._runs.values() if run.finished]
-            for run in done:
-                del self._runs[run.spec.run_id]
-            if done:
-                self._remember_open_runs()
-        for run in done:
-            run.writer.close()
-            self._hub.run_ended(run.spec.run_id)
-            log.info("run %s closed: %d slices", run.writer.path, run.writer.frames_durable)
-
     # --------------------------------------------------- the way of a slice
-
-    def _segmented(self, run: ActiveRun, placement: Placement) -> bool:
-        wanted = self._config.profiles[run.spec.profile].channels
-        name = run.spec.channels[placement.c].name
-        return self._config.inference.enabled and run.segmented and (not wanted or name in wanted)
 
     def _frame_stored(
         self, run: ActiveRun, header: FrameHeader, stored: StoredFrame, pixels: NDArray[Any]
     ) -> None:
         self._durable_ms.add(1000 * (time.time() - header.taken_at))
         self._rate.count()
-        segmented = self._segmented(run, stored.placement)
+        segmented = self._runs.segmented(run, stored.placement)
         users = 1 + int(segmented)
         run.owe(users)
         job = StoredSlice(
@@ -580,7 +426,7 @@ class Daemon:
             self._warn(f"profile {profile}: model refused: {reason}")
             return
         self._say(f"profile {profile}: model {version} in use ({reason})")
-        for run in list(self._runs.values()):
+        for run in self._runs.all():
             if run.spec.profile == profile:
                 run.writer.note("model", model=version)
 
@@ -609,7 +455,7 @@ class Daemon:
 
     @property
     def _acquiring(self) -> bool:
-        return self._opening > 0 or any(not run.ended for run in list(self._runs.values()))
+        return self._opening > 0 or self._runs.acquiring
 
     @property
     def state(self) -> DaemonState:
@@ -622,7 +468,7 @@ class Daemon:
 
     def status(self) -> dict[str, object]:
         """Return what `status --json` and the page show."""
-        run = next(reversed(list(self._runs.values())), None)
+        run = next(reversed(self._runs.all()), None)
         model, provider = self._masks.running("default" if run is None else run.spec.profile)
         with self._guard:
             warnings = [f"{text} (×{n})" if n > 1 else text for text, n in self._warnings.items()]
@@ -648,34 +494,6 @@ class Daemon:
             "disk_free_bytes": _free_bytes(self._config.output_dir),
             "warnings": warnings,
         }
-
-    # ----------------------------------------------------- for the page's scrubbing
-
-    def read_slice(
-        self, run_id: str, placement: Placement
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Return a stored slice of a run of this daemon's life, and its mask.
-
-        Raises
-        ------
-        KeyError
-            If there is no such slice.
-        """
-        run = self._runs.get(run_id)
-        try:
-            if run is not None:
-                return run.writer.read_slice(placement), run.writer.read_mask(placement)
-            return _read_closed(self._recent[run_id], placement)
-        except (IndexError, OSError) as error:
-            raise KeyError(str(error)) from None
-
-
-def _read_closed(path: Path, placement: Placement) -> tuple[NDArray[Any], NDArray[Any]]:
-    from deepfocus_live.volume import open_run
-
-    image = open_run(path).images[placement.image]
-    at = placement[1:]
-    return np.asarray(image.image[at]), np.asarray(image.in_focus[at])
 
 
 def _describe(run: ActiveRun) -> dict[str, object]:
@@ -714,7 +532,3 @@ def _free_bytes(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError:
         return 0
-
-
-def _open_runs_file() -> Path:
-    return _platform.runtime_dir() / "open_runs.json"

@@ -1,0 +1,311 @@
+"""The runs that are open: begun, gone on with after a death, ended, closed.
+
+Design Notes
+------------
+A run is open from its first announcement until everything owed to it is done.
+Which ones are is written down, so that the next daemon finishes them if this
+one dies. Three parties may ask for one run, each from a thread of its own: its
+client, the watch that looks for rings of dead producers, and the page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfocus_live import __version__, _platform
+from deepfocus_live.config import Config
+from deepfocus_live.daemon._intake import Intake, run_of
+from deepfocus_live.daemon._labels import Background
+from deepfocus_live.daemon._masks import MaskMaker
+from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StoredSlice
+from deepfocus_live.errors import InputError
+from deepfocus_live.frames import Placement, RunSpec
+from deepfocus_live.ring import MemoryRing, RingError, leftover_rings
+from deepfocus_live.volume import RunWriter, open_run
+
+__all__ = ["OpenRuns"]
+
+log = logging.getLogger(__name__)
+
+_MOST_RECENT = 100
+
+
+class OpenRuns:
+    """Opens, finishes and closes runs; reads their slices back for the page.
+
+    Parameters
+    ----------
+    config : Config
+        Where runs go, how they are stored, and the profiles.
+    intake, masks, background
+        Who works on a run's slices.
+    budget : PixelBudget
+        Memory for slices that wait.
+    on_opened : callable
+        Called with the run's specification.
+    on_closed : callable
+        Called with its id.
+    warn : callable
+        Called with one line.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        intake: Intake,
+        masks: MaskMaker,
+        background: Background,
+        budget: PixelBudget,
+        on_opened: Callable[[RunSpec], None],
+        on_closed: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._intake = intake
+        self._masks = masks
+        self._background = background
+        self._budget = budget
+        self._on_opened = on_opened
+        self._on_closed = on_closed
+        self._warn = warn
+        self._runs: dict[str, ActiveRun] = {}
+        self._recent: dict[str, Path] = {}
+        self._guard = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def all(self) -> list[ActiveRun]:
+        """Return the open runs, oldest first."""
+        return list(self._runs.values())
+
+    def get(self, run_id: str) -> ActiveRun | None:
+        """Return an open run."""
+        return self._runs.get(run_id)
+
+    def of_ring(self, ring: MemoryRing) -> ActiveRun | None:
+        """Return the open run that the frames in a ring belong to."""
+        spec = run_of(ring)
+        return None if spec is None else self._runs.get(spec.run_id)
+
+    @property
+    def acquiring(self) -> bool:
+        """Whether frames may still come for any of them."""
+        return any(not run.ended for run in self.all())
+
+    # ------------------------------------------------------- begin and end
+
+    def begin(self, spec: RunSpec, ring: MemoryRing) -> ActiveRun:
+        """Open the run whose frames come through `ring`, or go on with it.
+
+        Raises
+        ------
+        InputError, OSError
+            If it can be neither made nor gone on with.
+        """
+        run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring.folder)
+        ring.folder = run.writer.path
+        run.ended = False
+        return run
+
+    def end(self, run: ActiveRun, reason: str) -> None:
+        """Note that no more frames come; what is owed to the run is still done."""
+        if run.ended:
+            return
+        known = ("completed", "canceled", "errored")
+        if not run.writer.ended_before:
+            run.writer.end(reason if reason in known else "interrupted")  # type: ignore[arg-type]
+        # Counted before `ended` is seen: the run must not be closed under its last job.
+        run.owe(1)
+        run.ended = True
+        self._background.put(run)
+
+    def _create(self, spec: RunSpec) -> ActiveRun:
+        profile = self._config.profiles.get(spec.profile)
+        if profile is None:
+            raise InputError(f"there is no profile {spec.profile!r} in the configuration.")
+        output = Path(spec.output) if spec.output else self._config.output_dir
+        about = {
+            "profile": {"name": spec.profile, **profile.model_dump(mode="json")},
+            "configuration": self._config.model_dump(mode="json"),
+            "model": self._masks.running(spec.profile)[0],
+            "software": {"deepfocus-live": __version__, **spec.software},
+        }
+        writer = RunWriter.create(output, spec, self._config.storage, about=about)
+        return self._adopt(writer)
+
+    def _reopen(self, path: Path) -> ActiveRun:
+        """Open a run that an earlier daemon began, and owe it what that one did not finish."""
+        run = self._adopt(RunWriter.reopen(path, self._config.storage))
+        writer = run.writer
+        leftovers = []
+        for number, placement in writer.durable_placements().items():
+            wants_mask = number not in writer.masked_before and self.segmented(run, placement)
+            wants_label = placement.stack(run.spec.run_id) not in writer.labelled_before
+            run.received += 1
+            run.masked += not wants_mask
+            if wants_mask or wants_label:
+                users = int(wants_mask) + int(wants_label)
+                job = StoredSlice(run, placement, number, budget=self._budget, users=users)
+                run.owe(users)
+                if wants_label:
+                    self._background.put(job)
+                if wants_mask:
+                    leftovers.append(job)
+        self._masks.put_old(leftovers)
+        return run
+
+    def _adopt(self, writer: RunWriter) -> ActiveRun:
+        spec = writer.spec
+        profile = self._config.profiles[spec.profile]
+        run = ActiveRun(writer, preset=profile.label_preset)
+        if self._config.inference.enabled:
+            try:
+                # Warm before the first frame is accepted, at the size it will have.
+                self._masks.prepare(spec.profile, (spec.height_px, spec.width_px))
+            except InputError as error:
+                self._warn(f"run {spec.name}: no masks: {error}")
+                run.segmented = False
+        with self._guard:
+            self._runs[spec.run_id] = run
+            self._recent[spec.run_id] = writer.path
+            while len(self._recent) > _MOST_RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._remember_open_runs()
+        self._on_opened(spec)
+        return run
+
+    # ------------------------------------------------- what others left behind
+
+    def take_over_leftovers(self) -> None:
+        """Store what dead producers left, and finish runs that a dead daemon left."""
+        self.take_over_rings()
+        for path in self._open_runs_before():
+            held = any(run.writer.path == path for run in self._runs.values())
+            if not held and not self._has_live_ring(path):
+                with contextlib.suppress(InputError, OSError, KeyError):
+                    run = self._reopen(path)
+                    self.end(run, "interrupted")
+
+    def take_over_rings(self) -> None:
+        """Store what is in the rings of dead producers, also of those we never heard of."""
+        found = leftover_rings()
+        for path in set(map(Path, self._intake.rings)) - set(found):
+            # Removed by its owner: our mapping would keep its memory.
+            self._intake.close_ring(str(path), remove=False)
+        for path in found:
+            try:
+                ring = self._intake.open_ring(str(path))
+            except (OSError, RingError, ValueError):
+                # Being made right now, or no ring of this version: not ours to touch.
+                continue
+            if not ring.producer.alive():
+                self._take_over(str(path))
+
+    def _take_over(self, path: str) -> None:
+        """Drain the ring of a dead producer, then remove it."""
+        ring = self._intake.open_ring(path)
+        spec = run_of(ring)
+        if spec is not None:
+            run = self._runs.get(spec.run_id)
+            try:
+                if run is None and ring.waiting():
+                    run = self._reopen_or_create(spec, ring.folder)
+            except (InputError, OSError) as error:
+                # The frames stay in the ring: this is not the time to give them up.
+                self._warn(f"frames of run {spec.name} wait in {path}: {error}")
+                return
+            if run is not None and not run.ended:
+                self._intake.drain(run, ring)
+                self.end(run, "interrupted")
+        self._intake.close_ring(path, remove=True)
+
+    def _reopen_or_create(self, spec: RunSpec, folder: Path | None) -> ActiveRun:
+        if folder is None:
+            return self._create(spec)
+        if folder.exists():
+            return self._reopen(folder)
+        # Its folder is gone, its last frames are not: they get a run of their own.
+        return self._create(spec.model_copy(update={"name": f"{spec.name}-rest"}))
+
+    def _has_live_ring(self, folder: Path) -> bool:
+        return any(
+            ring.folder == folder and ring.producer.alive() for ring in self._intake.rings.values()
+        )
+
+    def _remember_open_runs(self) -> None:
+        paths = [str(run.writer.path) for run in self._runs.values()]
+        file = _open_runs_file()
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(paths), encoding="utf-8")
+        _platform.replace(partial, file)
+
+    def _open_runs_before(self) -> list[Path]:
+        try:
+            return [Path(p) for p in json.loads(_open_runs_file().read_text(encoding="utf-8"))]
+        except (OSError, ValueError):
+            return []
+
+    def close_finished(self) -> None:
+        """Close the runs that nothing is owed to any more."""
+        with self._guard:
+            done = [run for run in self._runs.values() if run.finished]
+            for run in done:
+                del self._runs[run.spec.run_id]
+            if done:
+                self._remember_open_runs()
+        for run in done:
+            run.writer.close()
+            self._on_closed(run.spec.run_id)
+            log.info("run %s closed: %d slices", run.writer.path, run.writer.frames_durable)
+
+    def segmented(self, run: ActiveRun, placement: Placement) -> bool:
+        """Return whether the slice at this place gets a mask."""
+        wanted = self._config.profiles[run.spec.profile].channels
+        name = run.spec.channels[placement.c].name
+        return self._config.inference.enabled and run.segmented and (not wanted or name in wanted)
+
+    def close_all(self) -> None:
+        """Let every run go; what is still owed to them is made good by the next daemon."""
+        for run in self.all():
+            run.writer.close()
+
+    # ----------------------------------------------------- for the page's scrubbing
+
+    def read_slice(
+        self, run_id: str, placement: Placement
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Return a stored slice of a run of this daemon's life, and its mask.
+
+        Raises
+        ------
+        KeyError
+            If there is no such slice.
+        """
+        run = self._runs.get(run_id)
+        try:
+            if run is not None:
+                return run.writer.read_slice(placement), run.writer.read_mask(placement)
+            return _read_closed(self._recent[run_id], placement)
+        except (IndexError, OSError) as error:
+            raise KeyError(str(error)) from None
+
+
+def _read_closed(path: Path, placement: Placement) -> tuple[NDArray[Any], NDArray[Any]]:
+    image = open_run(path).images[placement.image]
+    at = placement[1:]
+    return np.asarray(image.image[at]), np.asarray(image.in_focus[at])
+
+
+def _open_runs_file() -> Path:
+    return _platform.runtime_dir() / "open_runs.json"
