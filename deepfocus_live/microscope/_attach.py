@@ -25,8 +25,8 @@ from pymmcore_plus import CMMCorePlus
 from deepfocus_live.config import load_config
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, StackKey
-from deepfocus_live.microscope._exit import quiet_at_exit
 from deepfocus_live.microscope._link import DaemonLink
+from deepfocus_live.microscope._quiet import quiet_at_exit
 from deepfocus_live.microscope._sender import FrameSender
 from deepfocus_live.ring import Message
 

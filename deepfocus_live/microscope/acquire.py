@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +19,7 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Calibration
 from deepfocus_live.microscope._attach import attach
 from deepfocus_live.microscope._plan import plan_run
+from deepfocus_live.microscope._quiet import untold
 
 __all__ = ["Plan", "Report", "load_microscope", "load_sequence", "plan", "run"]
 
@@ -103,7 +101,7 @@ def load_microscope(mm_config: Path) -> CMMCorePlus:
     """
     if not mm_config.is_file():
         raise InputError(f"{mm_config}: no such Micro-Manager configuration.")
-    with _untold():
+    with untold():
         core = CMMCorePlus()
     folders = ", ".join(core.getDeviceAdapterSearchPaths())
     # That there is a folder says nothing: MICROMANAGER_PATH is taken unseen.
@@ -121,18 +119,6 @@ def load_microscope(mm_config: Path) -> CMMCorePlus:
             f"{mm_config}: cannot be loaded with the device adapters in {folders}: {first}"
         ) from None
     return core
-
-
-@contextmanager
-def _untold() -> Iterator[None]:
-    """Within this context pymmcore-plus reports nothing on its own: we do, in one line."""
-    logger = logging.getLogger("pymmcore-plus")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:

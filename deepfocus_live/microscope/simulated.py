@@ -46,7 +46,7 @@ from pymmcore_plus.experimental.unicore import (
 from pymmcore_plus.mda import MDAEngine
 
 from deepfocus_live.errors import InputError
-from deepfocus_live.microscope._exit import quiet_at_exit
+from deepfocus_live.microscope._quiet import quiet_at_exit, untold
 
 __all__ = ["PlaybackEngine", "SimulatedMicroscope", "StackLike", "load_simulated_microscope"]
 
@@ -431,7 +431,8 @@ def load_simulated_microscope(
     camera = _PlaybackCamera(specimen, focus, field, exposure_ms)
 
     if core is None:
-        core = UniMMCore()
+        with untold():
+            core = UniMMCore()
     else:
         core.unloadAllDevices()
         if _PIXEL_SIZE_CONFIG in core.getAvailablePixelSizeConfigs():
