@@ -52,7 +52,7 @@ class RingConfig(_Section):
     slots: Annotated[int, Field(ge=2, le=4096)] | None = None
     """None: as many frames as fit `memory_mb`."""
     memory_mb: Annotated[int, Field(ge=1)] | None = None
-    """None: an eighth of the memory that is free at the start, at most 2048."""
+    """None: an eighth of the memory that is free at the start, at most 512."""
 
 
 class InferenceConfig(_Section):

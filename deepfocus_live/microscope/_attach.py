@@ -101,9 +101,9 @@ class Attachment:
             self._sender.stop()
             raise
         if core.getCameraDevice():
-            self._sender.prepare(
-                core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
-            )
+            frame_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
+            # Waited for: better now than while the first frames come.
+            self._sender.prepare(frame_bytes).wait()
         if core.mda.is_running():
             log.warning("attached while an acquisition runs: following from the next one on.")
         self._following = False

@@ -137,12 +137,13 @@ class FrameSender:
         self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
         self._thread.start()
 
-    def prepare(self, frame_bytes: int) -> None:
-        """Make the ring for frames of this size before an acquisition needs it.
+    def prepare(self, frame_bytes: int) -> threading.Event:
+        """Make the ring for frames of this size; the event is set when it is there.
 
         Filling hundreds of megabytes with zeros takes as long as many frames do.
         """
         self._put(_Prepare(frame_bytes))
+        return self.flush()
 
     # ------------------------------------------- on the acquisition's thread
 
@@ -338,7 +339,7 @@ class FrameSender:
             return self._limits.slots
         megabytes = self._limits.memory_mb
         if megabytes is None:
-            megabytes = min(_platform.available_memory_bytes() // 8 >> 20, 2048)
+            megabytes = min(_platform.available_memory_bytes() // 8 >> 20, 512)
         return min(max((megabytes << 20) // frame_bytes, 4), 1024)
 
     def _announce_run(self) -> None:
