@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +23,7 @@ __all__ = [
     "WebConfig",
     "load_config",
     "packaged_data",
+    "writable_folder",
 ]
 
 
@@ -131,6 +133,28 @@ def packaged_data(name: str) -> Path:
     package = Path(__file__).parent
     installed = package / "_data" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make `folder` where it is missing, and return it, absolute, once it has taken a file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written to.
+    """
+    folder = folder.expanduser().absolute()
+    # Rights say little on network drives: trying is the only way to know.
+    probe = folder / f".deepfocus-live-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write here: {error.strerror}. Choose another --output."
+        ) from None
+    return folder
 
 
 def load_config(path: Path | str | None = None, **changes: Any) -> Config:

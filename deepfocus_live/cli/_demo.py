@@ -13,7 +13,7 @@ import typer
 
 from deepfocus_live.cli._progress import ProgressLine
 from deepfocus_live.cli._stacks import open_all
-from deepfocus_live.errors import InputError
+from deepfocus_live.config import writable_folder
 
 if TYPE_CHECKING:
     from useq import MDASequence
@@ -59,7 +59,7 @@ def demo(
     sequence = _sequence(microscope, count)
     with tempfile.TemporaryDirectory(prefix="deepfocus-demo-", ignore_cleanup_errors=True) as own:
         kept = Path(output or tempfile.mkdtemp(prefix="deepfocus-demo-runs-")).absolute()
-        with private_daemon(Path(own), "--output", str(_writable(kept))) as daemon:
+        with private_daemon(Path(own), "--output", str(writable_folder(kept))) as daemon:
             typer.echo(f"the live page: {daemon.page}")
             if not headless:
                 webbrowser.open(daemon.page)
@@ -97,19 +97,6 @@ def _microscope(paths: Sequence[Path], count: int, exposure_ms: float) -> Simula
         pixel_size_um=pixel.um if pixel else None,
         exposure_ms=exposure_ms,
     )
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".deepfocus-live-demo"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write here: {error.strerror}. Choose another --output."
-        ) from None
-    return folder
 
 
 def _sequence(microscope: SimulatedMicroscope, count: int) -> MDASequence:

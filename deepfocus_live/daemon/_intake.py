@@ -35,6 +35,8 @@ class Client:
         self.connection = connection
         self.subscribed = False
         self.ring: MemoryRing | None = None
+        self.run: ActiveRun | None = None
+        """The run whose frames come through `ring` now."""
         self._loop = loop
         self._acks_waiting = False
 

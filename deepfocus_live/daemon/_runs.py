@@ -93,11 +93,6 @@ class OpenRuns:
         """Return an open run."""
         return self._runs.get(run_id)
 
-    def of_ring(self, ring: MemoryRing) -> ActiveRun | None:
-        """Return the open run that the frames in a ring belong to."""
-        spec = run_of(ring)
-        return None if spec is None else self._runs.get(spec.run_id)
-
     @property
     def acquiring(self) -> bool:
         """Whether frames may still come for any of them."""

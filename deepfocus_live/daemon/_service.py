@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
-from deepfocus_live.config import Config
+from deepfocus_live.config import Config, writable_folder
 from deepfocus_live.daemon._intake import Client, Intake
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
@@ -116,11 +116,10 @@ class Daemon:
         self._clients: set[Client] = set()
         self._guard = threading.RLock()
         self._warnings: dict[str, int] = {}
-        self._trouble: str | None = None
         self._budget = PixelBudget(config.inference.backlog_mb << 20)
         self._durable_ms, self._mask_ms = LatencyWindow(), LatencyWindow()
         self._rate = RateWindow()
-        _check_writable(config.output_dir)
+        writable_folder(config.output_dir)
         _check_presets(config)
         self.registry = Registry(config.models_dir)
         self._hub = LiveHub()
@@ -296,22 +295,22 @@ class Daemon:
 
     def _begin_run(self, client: Client, message: Message) -> Message:
         """Open a run, or go on with one after its daemon died."""
+        client.ring = client.run = None
         try:
             spec = RunSpec.model_validate(message["spec"])
             ring = self._intake.open_ring(str(message["ring"]))
-            run = self._runs.begin(spec, ring)
+            client.run = run = self._runs.begin(spec, ring)
         except (InputError, OSError, RingError, KeyError, ValueError) as error:
             return {"ok": False, "reason": str(error)}
         client.ring = ring
         return {"ok": True, "path": str(run.writer.path)}
 
     def _frames_announced(self, client: Client, message: Message) -> None:
-        ring = client.ring
-        if ring is None:
+        ring, run = client.ring, client.run
+        if ring is None or run is None:
             return
         for slot, number in message["slots"]:
-            run = self._runs.of_ring(ring)
-            if run is not None and 0 <= slot < ring.slots:
+            if 0 <= slot < ring.slots:
                 self._intake.store(run, ring, slot, number, client)
 
     def _end_run(self, message: Message) -> Message:
@@ -447,7 +446,6 @@ class Daemon:
             self._hub.note("warning", text)
 
     def _disk_trouble(self, text: str | None) -> None:
-        self._trouble = text
         if text is None:
             self._say("the disk takes slices again")
         else:
@@ -505,18 +503,6 @@ def _describe(run: ActiveRun) -> dict[str, object]:
         "frames_durable": run.writer.frames_durable,
         "frames_masked": run.masked,
     }
-
-
-def _check_writable(folder: Path) -> None:
-    probe = folder / f".deepfocus-live-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write runs here: {error.strerror}. Choose another --output."
-        ) from None
 
 
 def _check_presets(config: Config) -> None:

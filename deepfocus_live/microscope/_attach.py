@@ -22,8 +22,7 @@ import useq
 from numpy.typing import NDArray
 from pymmcore_plus import CMMCorePlus
 
-from deepfocus_live.config import load_config
-from deepfocus_live.errors import InputError
+from deepfocus_live.config import Config, load_config, writable_folder
 from deepfocus_live.frames import Placement, StackKey
 from deepfocus_live.microscope._link import DaemonLink
 from deepfocus_live.microscope._quiet import quiet_at_exit
@@ -70,8 +69,9 @@ class Attachment:
     A context manager; leaving it detaches.
     """
 
-    def __init__(self, core: CMMCorePlus, output: Path | None, config: Path | None) -> None:
-        settings = load_config(config)
+    def __init__(
+        self, core: CMMCorePlus, output: Path | None, config: Path | None, settings: Config
+    ) -> None:
         quiet_at_exit(core)
         self._core = core
         self._output = None if output is None else str(output)
@@ -81,15 +81,8 @@ class Attachment:
         self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         arguments = () if config is None else ("--config", str(config))
 
-        def make_link(
-            on_message: Callable[[Message], None], on_lost: Callable[[], None]
-        ) -> DaemonLink:
-            return DaemonLink(
-                arguments=arguments,
-                python=settings.python,
-                on_message=on_message,
-                on_lost=on_lost,
-            )
+        def make_link(on_message: Callable[[Message], None]) -> DaemonLink:
+            return DaemonLink(arguments=arguments, python=settings.python, on_message=on_message)
 
         self._sender = FrameSender(make_link, settings.ring, self._receive)
         self._caller = threading.Thread(target=self._call, name="deepfocus-callbacks", daemon=True)
@@ -277,27 +270,13 @@ def attach(
     with _attaching:
         attachment = _attachments.get(id(core))
         if attachment is None:
-            settings = None if config is None else Path(config).expanduser().absolute()
+            file = None if config is None else Path(config).expanduser().absolute()
             # Read before anything is made: a wrong key leaves nothing behind.
-            load_config(settings)
-            folder = None if output is None else _writable(Path(output))
-            attachment = Attachment(core, folder, settings)
+            settings = load_config(file)
+            folder = None if output is None else writable_folder(Path(output))
+            attachment = Attachment(core, folder, file, settings)
             _attachments[id(core)] = attachment
     return attachment
-
-
-def _writable(folder: Path) -> Path:
-    folder = folder.expanduser().absolute()
-    probe = folder / f".deepfocus-live-{time.time_ns()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write here: {error.strerror}. Choose another output."
-        ) from None
-    return folder
 
 
 def _connect_direct(signal: Any, slot: Callable[..., None]) -> None:

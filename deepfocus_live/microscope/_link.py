@@ -33,8 +33,6 @@ class DaemonLink:
     ----------
     on_message : callable
         Called on the reading thread with everything but answers to `ask`.
-    on_lost : callable
-        Called on the reading thread when the connection is gone.
     """
 
     def __init__(
@@ -43,12 +41,10 @@ class DaemonLink:
         arguments: tuple[str, ...],
         python: Path | None,
         on_message: Callable[[Message], None],
-        on_lost: Callable[[], None],
     ) -> None:
         self._arguments = arguments
         self._python = python
         self._on_message = on_message
-        self._on_lost = on_lost
         self._client: ControlClient | None = None
         self._address: DaemonAddress | None = None
         self._asked: str | None = None
@@ -187,6 +183,3 @@ class DaemonLink:
         with self._changed:
             if self._client is client:
                 self._client = None
-            closing = self._closing
-        if not closing:
-            self._on_lost()

@@ -103,7 +103,7 @@ class FrameSender:
     Parameters
     ----------
     link : callable
-        Makes the link to the daemon, given the message and lost callbacks.
+        Makes the link to the daemon, given the callback for its messages.
     ring : RingConfig
         How large the ring may be.
     on_message : callable
@@ -112,14 +112,13 @@ class FrameSender:
 
     def __init__(
         self,
-        make_link: Callable[[Callable[[Message], None], Callable[[], None]], DaemonLink],
+        make_link: Callable[[Callable[[Message], None]], DaemonLink],
         ring: RingConfig,
         on_message: Callable[[Message], None],
     ) -> None:
         self._limits = ring
         self._on_message = on_message
-        # Its `put` is C and holds no lock that a waiting thread could keep: with a deque and an
-        # event the acquisition's thread was now and then held up for a switch interval, 5 ms.
+        # Its `put` is C and takes no lock that a thread waiting for the interpreter could hold.
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._acknowledged = threading.Event()
         self._room = threading.Condition()
@@ -133,7 +132,7 @@ class FrameSender:
         self._refusal: str | None = None
         self._next_number = 0
         self.counts = FrameCounts()
-        self.link = make_link(self._receive, lambda: None)
+        self.link = make_link(self._receive)
         self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
         self._thread.start()
 
