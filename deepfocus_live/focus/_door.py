@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["accepted_dtypes", "checked_shape", "checked_slice"]
+__all__ = ["TOO_BRIGHT", "accepted_dtypes", "checked_shape", "checked_slice"]
 
 accepted_dtypes = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+
+TOO_BRIGHT = "a score of this slice is beyond float32: divide its pixels by their largest first"
 
 
 def checked_slice(z_slice: ArrayLike) -> NDArray[Any]:
@@ -29,7 +31,7 @@ def checked_slice(z_slice: ArrayLike) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If the array is not 2-D, is empty, or has another dtype.
+        If the array is not 2-D, is empty, has another dtype, or holds NaN or infinity.
     """
     array = np.asarray(z_slice)
     if array.ndim != 2:
@@ -41,6 +43,8 @@ def checked_slice(z_slice: ArrayLike) -> NDArray[Any]:
         names = ", ".join(dtype.name for dtype in accepted_dtypes)
         raise ValueError(f"slices are {names}; this one is {array.dtype.name}: convert it first")
     ready = np.require(array, dtype=native, requirements=["C", "A"]).view()
+    if native.kind == "f" and not np.isfinite(ready).all():
+        raise ValueError("the slice holds NaN or infinity: focus cannot be scored there")
     # numba compiles once per mutability: show it one kind only.
     ready.flags.writeable = False
     return ready

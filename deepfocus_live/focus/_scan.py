@@ -4,9 +4,11 @@ Design Notes
 ------------
 Every window corner and every window edge lies on the grid of gcd(windows,
 strides), so the whole map is constant on blocks of that size. Of one stride's
-map only the *cells* between neighbouring edges differ: cell values are summed
-from the windows that cover them (first along x, then along y), and written to
-the blocks once. Only non-negative terms are added, nothing is taken away again,
+map only the cells between neighbouring edges differ, at most two a stride along
+each axis: in the first one window more is there than in the second. Cells are summed
+from the windows that cover them (first down, then along) and drawn as one line of
+blocks per scan; a line stands until its cells end, and the best of all scans' lines
+is written once a row of blocks. Terms are only added, nothing is taken away again,
 so a flat field stays exactly zero.
 """
 
@@ -15,14 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepfocus_live.focus._door import checked_slice
+from deepfocus_live.focus._door import TOO_BRIGHT, checked_slice
 from deepfocus_live.focus._jit import kernel
-from deepfocus_live.focus._measures import measure_named
+from deepfocus_live.focus._measures import WindowScores, measure_named
 from deepfocus_live.focus._moments import MAX_BLOCK_PX
 
 __all__ = [
@@ -37,6 +39,14 @@ Overlap = Literal["mean", "sum"]
 Combine = Literal["max"]
 
 _T = TypeVar("_T", bound=np.generic)
+
+
+class _Scan(NamedTuple):
+    """One window size and stride, in blocks, and the scores of its windows."""
+
+    window: int
+    stride: int
+    of_windows: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ def focus_score_blocks(
     strides_px : sequence of int
         Distances between neighbouring windows, at least 1 pixel.
     overlap : {"mean", "sum"}
-        "mean" is in counts whatever the stride. "sum" is the published code: the
+        "mean" is in the measure's unit whatever the stride. "sum" is the published code: the
         smallest stride wins nearly everywhere, and the top and left edges, covered
         by fewer windows, come out dark.
     combine : {"max"}
@@ -155,15 +165,16 @@ def focus_score_blocks(
     Returns
     -------
     FocusScores
-        float32 scores; 0 where no window lies (stride larger than window).
-        Deterministic; grows with exposure and contrast, so compare slices of one
-        stack, not two stacks.
+        float32 scores in the measure's unit; 0 where no window lies (stride larger
+        than window). Deterministic; all but entropy grow with exposure and contrast,
+        so compare slices of one stack, not two stacks.
 
     Raises
     ------
     ValueError
-        If the slice is not 2-D, is empty, of another dtype or holds NaN, or if an
-        option is unknown or out of range.
+        If the slice is not 2-D, is empty, of another dtype, or holds NaN, infinity or
+        float32 pixels whose score is beyond float32; or if an option is unknown or out
+        of range.
 
     References
     ----------
@@ -180,15 +191,21 @@ def focus_score_blocks(
         raise ValueError(f"unknown combine {combine!r}: there is 'max'")
     pixels = checked_slice(z_slice)
     shape_yx = (pixels.shape[0], pixels.shape[1])
-    tables = scored_by.tables(pixels, block_px)
-    scores = np.full([-(-side // block_px) for side in shape_yx], -np.inf, np.float32)
-    for window_px in windows:
-        for stride_px in strides:
-            window, stride = window_px // block_px, stride_px // block_px
-            of_windows = scored_by.windows(tables, block_px, shape_yx, window, stride)
-            _raise_to_overlap(of_windows, window, stride, overlap == "mean", scores)
+    of_windows = scored_by.prepare(pixels, block_px)
+    scans = _scores_of_all_windows(
+        of_windows, [side // block_px for side in windows], [side // block_px for side in strides]
+    )
+    scores = np.empty([-(-side // block_px) for side in shape_yx], np.float32)
+    _best_overlap(
+        np.concatenate([scan.of_windows.ravel() for scan in scans]),
+        np.array([(scan.window, scan.stride, *scan.of_windows.shape) for scan in scans]),
+        overlap == "mean",
+        scores,
+    )
     if max(strides) > min(windows):  # else no block can have been left out
         scores[np.isneginf(scores)] = 0
+    if pixels.dtype == np.float32 and not np.isfinite(scores).all():
+        raise ValueError(TOO_BRIGHT)
     return FocusScores(scores, block_px, shape_yx)
 
 
@@ -212,60 +229,97 @@ def scan_block_px(windows_px: Sequence[int], strides_px: Sequence[int]) -> int:
     return math.gcd(*windows_px, *strides_px)
 
 
-@kernel
-def _cells(blocks: int, window: int, stride: int) -> NDArray[np.int64]:
-    """Return (start, stop, first window, last window + 1) of every cell of one axis."""
-    cells = np.empty((2 * (-(-blocks // stride)) + 1, 4), np.int64)
-    count = 0
-    start = 0
-    while start < blocks:
-        next_corner = (start // stride + 1) * stride
-        # The oldest window that still covers `start` is the next one to end.
-        first = max(0, (start - window) // stride + 1)
-        stop = min(next_corner, blocks)
-        last = start // stride + 1
-        if first < last:
-            stop = min(stop, first * stride + window)
-        cells[count, 0] = start
-        cells[count, 1] = stop
-        cells[count, 2] = first
-        cells[count, 3] = last
-        count += 1
-        start = stop
-    return cells[:count]
+def _scores_of_all_windows(
+    of_windows: WindowScores, windows: Sequence[int], strides: Sequence[int]
+) -> list[_Scan]:
+    """Return every scan's window scores; window and stride in blocks."""
+    scans: list[_Scan] = []
+    for window in sorted(set(windows)):
+        of_stride: dict[int, NDArray[np.float64]] = {}
+        for stride in sorted(set(strides)):
+            # A multiple of a stride has some of its windows, the very same.
+            finer = next((known for known in of_stride if stride % known == 0), None)
+            if finer is None:
+                of_stride[stride] = of_windows(window, stride)
+                scans.append(_Scan(window, stride, of_stride[stride]))
+            else:
+                step = stride // finer
+                scans.append(_Scan(window, stride, of_stride[finer][::step, ::step]))
+    return scans
 
 
 @kernel
-def _raise_to_overlap(
+def _best_overlap(
     of_windows: NDArray[np.float64],
-    window: int,
-    stride: int,
+    plans: NDArray[np.int64],
     averaged: bool,
     scores: NDArray[np.float32],
 ) -> None:
-    """Raise `scores` (By, Bx), in place, to this scan's map where that is higher."""
-    cells_y = _cells(scores.shape[0], window, stride)
-    cells_x = _cells(scores.shape[1], window, stride)
-    along_x = np.zeros((of_windows.shape[0], len(cells_x)))
-    for j in range(of_windows.shape[0]):
-        for c in range(len(cells_x)):
-            for i in range(cells_x[c, 2], cells_x[c, 3]):
-                along_x[j, c] += of_windows[j, i]
-    total = np.zeros(len(cells_x))
-    row = np.empty(scores.shape[1], np.float32)
-    for r in range(len(cells_y)):
-        first, last = cells_y[r, 2], cells_y[r, 3]
-        total[:] = 0
-        for j in range(first, last):
-            for c in range(len(cells_x)):
-                total[c] += along_x[j, c]
-        for c in range(len(cells_x)):
-            covered = (last - first) * (cells_x[c, 3] - cells_x[c, 2])
-            value = np.float32(-np.inf)
-            if covered > 0:
-                value = np.float32(total[c] / covered if averaged else total[c])
-            for x in range(cells_x[c, 0], cells_x[c, 1]):
-                row[x] = value
-        for y in range(cells_y[r, 0], cells_y[r, 1]):
-            for x in range(scores.shape[1]):
-                scores[y, x] = max(scores[y, x], row[x])
+    """Fill `scores` (By, Bx) with the highest of all scans' maps, -inf where none covers.
+
+    `of_windows` holds the scores of all scans one after another; a row of `plans` is
+    a scan's window, stride and number of windows along y and x.
+    """
+    n_scans, n_blocks = len(plans), scores.shape[1]
+    lines = np.empty((n_scans, n_blocks), np.float32)
+    spare = np.empty((2, n_blocks), np.float32)
+    cell_of_block = np.empty((n_scans, n_blocks), np.uint32)
+    for s in range(n_scans):
+        window, stride = plans[s, 0], plans[s, 1]
+        for x in range(n_blocks):
+            cell_of_block[s, x] = 2 * (x // stride) + (x % stride >= window % stride)
+    drawn_to = np.zeros(n_scans, np.int64)
+    for y in range(scores.shape[0]):
+        start = 0
+        for s in range(n_scans):
+            stop = start + plans[s, 2] * plans[s, 3]
+            if drawn_to[s] == y:
+                here = of_windows[start:stop].reshape(plans[s, 2], plans[s, 3])
+                cells, drawn_to[s] = _cell_values(here, plans[s, 0], plans[s, 1], y, averaged)
+                line, cell = lines[s], cell_of_block[s]
+                for x in range(n_blocks):
+                    line[x] = cells[cell[x]]
+            start = stop
+        best = lines[0]
+        for s in range(1, n_scans):
+            # Into another row each time: a maximum in place is not compiled to vectors.
+            line, higher = lines[s], spare[s % 2]
+            for x in range(n_blocks):
+                higher[x] = max(best[x], line[x])
+            best = higher
+        row = scores[y]
+        for x in range(n_blocks):
+            row[x] = best[x]
+
+
+@kernel
+def _cell_values(
+    of_windows: NDArray[np.float64], window: int, stride: int, y: int, averaged: bool
+) -> tuple[NDArray[np.float32], int]:
+    """Return the two cells of each stride at block row `y`, and the first row that differs."""
+    n_windows = of_windows.shape[1]
+    whole, rest = window // stride, window % stride
+    r = y // stride
+    # Up to `rest` past each corner one window more is there: the oldest has not ended.
+    early = y - r * stride < rest
+    n_rows = min(r + 1, whole + 1 if early else whole)
+    down = np.zeros(n_windows + whole)  # `whole` zeros stand for windows left of the first
+    into = down[whole:]
+    for j in range(r - n_rows + 1, r + 1):
+        row = of_windows[j]
+        for i in range(n_windows):
+            into[i] += row[i]
+    late = np.zeros(n_windows)
+    for k in range(1, whole + 1):
+        shifted = down[k:]
+        for i in range(n_windows):
+            late[i] += shifted[i]
+    cells = np.full(2 * n_windows, -np.inf, np.float32)
+    for i in range(n_windows):
+        n_early, n_late = n_rows * min(i + 1, whole + 1), n_rows * min(i + 1, whole)
+        if n_early > 0:
+            total = late[i] + down[i]
+            cells[2 * i] = np.float32(total / n_early if averaged else total)
+        if n_late > 0:
+            cells[2 * i + 1] = np.float32(late[i] / n_late if averaged else late[i])
+    return cells, r * stride + (rest if early else stride)
