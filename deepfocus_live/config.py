@@ -5,12 +5,23 @@ from __future__ import annotations
 import difflib
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from deepfocus_live.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "Config",
@@ -23,6 +34,8 @@ __all__ = [
     "WebConfig",
     "load_config",
     "packaged_data",
+    "read_flat_field",
+    "said_of",
     "writable_folder",
 ]
 
@@ -72,6 +85,8 @@ class LabelsConfig(_Section):
     """The weak labels made of every finished stack."""
 
     enabled: bool = True
+    memory_mb: Annotated[int, Field(ge=16)] = 512
+    """For what is kept of unfinished stacks; above it they are read again when they are whole."""
 
 
 class LearningConfig(_Section):
@@ -89,9 +104,45 @@ class ProfileConfig(_Section):
     numerical_aperture: Annotated[float, Field(gt=0, le=1.7)] | None = None
     immersion_index: Annotated[float, Field(ge=1, le=2)] = 1.0
     wavelength_nm: Annotated[float, Field(ge=200, le=2000)] | None = None
-    label_preset: str = "axial"
+    label_preset: str = "consensus"
+    window_um: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Side of the windows of the `consensus` preset; None: by optics and pixel size, or 16 px."""
+    dark_offset: Annotated[float, Field(ge=0, le=65535)] | None = None
+    """Counts of a pixel that saw no light; None: estimated from the stack."""
+    flat_field: Path | None = None
+    """TIFF of an empty field, its dark offset not taken off."""
     channels: tuple[str, ...] = ()
     """Channels that are segmented; empty: all."""
+
+    @field_validator("immersion_index")
+    @classmethod
+    def _above_aperture(cls, index: float, info: ValidationInfo) -> float:
+        aperture = info.data.get("numerical_aperture")
+        if aperture is not None and not index > aperture:
+            raise ValueError(f"not above numerical_aperture {aperture:g}: water is 1.33, oil 1.515")
+        return index
+
+    def imaging(self) -> dict[str, Any]:
+        """Return what it knows of the imaging, by the names that `focus.Conditions` has.
+
+        Reads the flat field: call it once, when work begins.
+
+        Raises
+        ------
+        InputError
+            If the flat field cannot be used.
+        """
+        known: dict[str, Any] = {
+            "numerical_aperture": self.numerical_aperture,
+            "immersion_index": self.immersion_index,
+            "window_um": self.window_um,
+            "dark_offset": self.dark_offset,
+        }
+        if self.wavelength_nm is not None:
+            known["wavelength_um"] = self.wavelength_nm / 1000
+        if self.flat_field is not None:
+            known["flat_field"] = read_flat_field(self.flat_field, self.dark_offset or 0.0)
+        return known
 
 
 class Config(_Section):
@@ -133,6 +184,42 @@ def packaged_data(name: str) -> Path:
     package = Path(__file__).parent
     installed = package / "_data" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def read_flat_field(path: Path, dark_offset: float) -> NDArray[np.float32]:
+    """Return the image of an empty field, (Y, X) float32, less `dark_offset`; above 0.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is not one greyscale image, or is not above the offset everywhere.
+    """
+    import numpy as np
+    import tifffile
+
+    path = path.expanduser()
+    mend = "give a TIFF of an empty, lit field"
+    try:
+        image = np.squeeze(tifffile.imread(path))
+    except OSError as error:
+        raise InputError(
+            f"{path}: the flat field cannot be read: {error.strerror or error}; {mend}."
+        ) from None
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise InputError(f"{path}: the flat field cannot be read ({error}); {mend}.") from error
+    if image.ndim != 2 or image.dtype.kind not in "uif":
+        raise InputError(
+            f"{path}: the flat field is {image.shape} {image.dtype}, not one greyscale image; "
+            f"{mend}."
+        )
+    flat: NDArray[np.float32] = image.astype(np.float32) - np.float32(dark_offset)
+    dark = flat.size - int(np.count_nonzero(np.isfinite(flat) & (flat > 0)))
+    if dark:
+        raise InputError(
+            f"{path}: {dark} pixels of the flat field are not above the dark offset of "
+            f"{dark_offset:g} counts; {mend}, or correct the offset."
+        )
+    return flat
 
 
 def writable_folder(folder: Path) -> Path:
@@ -216,8 +303,13 @@ def _explain(error: ValidationError, path: Path | str | None) -> str:
         known = _known_keys(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
         return f"{where}unknown key `{key}`. Did you mean `{near[0]}`?"
-    given = repr(first.get("input"))
-    return f"{where}`{key}` cannot be {given}: {first['msg']}."
+    return f"{where}`{key}` {said_of(error)}"
+
+
+def said_of(error: ValidationError) -> str:
+    """Return what is wrong with the first wrong value: "cannot be 3: …"."""
+    first = error.errors()[0]
+    return f"cannot be {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}."
 
 
 def _known_keys(parents: tuple[int | str, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from deepfocus_live.cli import (
     _demo,
     _label,
     _models,
+    _rank,
     _retrain,
     _segment,
 )
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for family in (_daemon, _acquire, _demo, _label, _segment, _retrain, _models, _bench):
+for family in (_daemon, _acquire, _demo, _label, _rank, _segment, _retrain, _models, _bench):
     family.register(app)
 
 

@@ -43,6 +43,7 @@ def retrain(
 ) -> None:
     """Teach the network your specimens from unannotated stacks."""
     from deepfocus_live import _platform
+    from deepfocus_live.focus import Conditions
     from deepfocus_live.model import Registry
     from deepfocus_live.training import retrain as fine_tune
 
@@ -65,6 +66,7 @@ def retrain(
             minutes=minutes,
             profile=profile,
             preset=settings.profiles[profile].label_preset,
+            conditions=Conditions(**settings.profiles[profile].imaging()),
             start_from=None if start_from is None else registry.get(start_from),
             activate=activate,
             progress=show,
@@ -72,6 +74,8 @@ def retrain(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
         return
+    for line in report.left_out:
+        typer.echo(line)
     typer.echo(
         f"{report.name}: held-out IoU with the weak labels {report.iou_before:.3f} → "
         f"{report.iou_after:.3f} ({report.held_out}), {report.steps} steps in "

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from deepfocus_live import _platform
 from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
+from deepfocus_live.frames import StackKey
 
 __all__ = ["Background"]
 
@@ -23,6 +24,11 @@ class Background:
 
     Parameters
     ----------
+    labels : bool
+        Whether stacks are labelled at all.
+    memory_mb : int
+        For what is kept of the slices of unfinished stacks. Above it the largest stack is
+        forgotten, and read back from the disk when it is whole: it costs time, never memory.
     busy : callable
         Whether slices or masks are waiting; they go first.
     on_labelled : callable
@@ -33,13 +39,16 @@ class Background:
         self,
         *,
         labels: bool,
+        memory_mb: int,
         busy: Callable[[], bool],
         on_labelled: Callable[[ActiveRun, StackProgress, list[float | None]], None],
     ) -> None:
         self._labels = labels
+        self._most_bytes = memory_mb << 20
         self._busy = busy
         self._on_labelled = on_labelled
         self._jobs: deque[StoredSlice | ActiveRun] = deque()
+        self._kept: dict[StackKey, tuple[StackProgress, int]] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="labels", daemon=True)
@@ -100,9 +109,22 @@ class Background:
         if not self._labels:
             return
         progress = job.run.stack(job.key)
-        progress.labeler.add(job.placement.z, pixels)
-        if len(progress.labeler) >= progress.size_z:
+        progress.scored.add(job.placement.z)
+        if progress.in_memory:
+            progress.labeler.add(job.placement.z, pixels)
+            self._make_room(progress)
+        if len(progress.scored) >= progress.size_z:
             self._label(job.run, progress)
+
+    def _make_room(self, grown: StackProgress) -> None:
+        """Forget the largest stacks until what is kept of all of them fits."""
+        self._kept[grown.key] = (grown, grown.labeler.nbytes)
+        total = sum(size for _, size in self._kept.values())
+        while total > self._most_bytes and self._kept:
+            largest, size = self._kept.pop(max(self._kept, key=lambda key: self._kept[key][1]))
+            largest.labeler.clear()
+            largest.in_memory = False
+            total -= size
 
     def _finish_run(self, run: ActiveRun) -> None:
         if self._labels:
@@ -111,8 +133,13 @@ class Background:
                     self._label(run, progress)
 
     def _label(self, run: ActiveRun, progress: StackProgress) -> None:
-        labels = progress.labeler.finish()
         key = progress.key
+        if not progress.in_memory:
+            for z in progress.scored:
+                progress.labeler.add(z, run.writer.read_slice(key.placement(z)))
+        self._kept.pop(key, None)
+        labels = progress.labeler.finish()
+        progress.labeler.clear()
         fractions: list[float | None] = []
         for z in range(len(labels.arrived)):
             if not labels.arrived[z]:
@@ -129,7 +156,13 @@ class Background:
             c=key.c,
             preset=run.preset,
             in_focus_fraction=fractions,
+            trainable=labels.trainable,
+            notes=list(labels.notes),
         )
-        progress.labelled = True
+        for note in labels.notes:
+            log.info(
+                "run %s, image %d, t %d, c %d: %s", run.spec.name, key.image, key.t, key.c, note
+            )
+        progress.labelled, progress.trainable = True, labels.trainable
         self._on_labelled(run, progress, fractions)
         run.forget(progress)

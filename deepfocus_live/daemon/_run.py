@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deepfocus_live.focus import StackLabeler
+from deepfocus_live.focus import Conditions, StackLabeler
 from deepfocus_live.frames import FrameHeader, Placement, RunSpec, StackKey
 from deepfocus_live.volume import RunWriter
 
@@ -95,6 +95,12 @@ class StackProgress:
     in_focus_fraction: dict[int, float] = field(default_factory=dict)
     announced: bool = False
     labelled: bool = False
+    scored: set[int] = field(default_factory=set)
+    """Slices that have arrived at the labels."""
+    in_memory: bool = True
+    """Whether the labeller holds them; if not, they are read again when the stack is whole."""
+    trainable: bool = True
+    """Whether a network may learn from its labels."""
 
     @property
     def fractions(self) -> list[float | None]:
@@ -117,10 +123,13 @@ class StackProgress:
 class ActiveRun:
     """One run's writer and what is owed to it. Thread-safe."""
 
-    def __init__(self, writer: RunWriter, *, preset: str) -> None:
+    def __init__(
+        self, writer: RunWriter, *, preset: str, conditions: Conditions | None = None
+    ) -> None:
         self.writer = writer
         self.spec: RunSpec = writer.spec
         self.preset = preset
+        self._conditions = conditions
         self.ended = False
         self.segmented = True
         self.received = 0
@@ -161,7 +170,7 @@ class ActiveRun:
             progress = self._stacks.get(key)
             if progress is None:
                 shape = (self.spec.height_px, self.spec.width_px)
-                labeler = StackLabeler(self.preset, shape_yx=shape)
+                labeler = StackLabeler(self.preset, shape_yx=shape, conditions=self._conditions)
                 progress = StackProgress(key, self.writer.stack_size(key), labeler)
                 self._stacks[key] = progress
             return progress

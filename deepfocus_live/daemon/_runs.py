@@ -14,7 +14,8 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StoredSlice
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import Conditions
 from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.ring import MemoryRing, RingError, leftover_rings
 from deepfocus_live.volume import RunWriter, open_run
@@ -46,6 +48,8 @@ class OpenRuns:
     ----------
     config : Config
         Where runs go, how they are stored, and the profiles.
+    conditions : Conditions by profile
+        How stacks are imaged, without what each run says of its calibration.
     intake, masks, background
         Who works on a run's slices.
     budget : PixelBudget
@@ -62,6 +66,7 @@ class OpenRuns:
         self,
         config: Config,
         *,
+        conditions: Mapping[str, Conditions],
         intake: Intake,
         masks: MaskMaker,
         background: Background,
@@ -71,6 +76,7 @@ class OpenRuns:
         warn: Callable[[str], None],
     ) -> None:
         self._config = config
+        self._conditions = conditions
         self._intake = intake
         self._masks = masks
         self._background = background
@@ -163,7 +169,7 @@ class OpenRuns:
     def _adopt(self, writer: RunWriter) -> ActiveRun:
         spec = writer.spec
         profile = self._config.profiles[spec.profile]
-        run = ActiveRun(writer, preset=profile.label_preset)
+        run = ActiveRun(writer, preset=profile.label_preset, conditions=self._conditions_of(spec))
         if self._config.inference.enabled:
             try:
                 # Warm before the first frame is accepted, at the size it will have.
@@ -179,6 +185,24 @@ class OpenRuns:
             self._remember_open_runs()
         self._on_opened(spec)
         return run
+
+    def _conditions_of(self, spec: RunSpec) -> Conditions:
+        """Return how the run is imaged: its profile's words and its own calibration."""
+        conditions = replace(
+            self._conditions[spec.profile],
+            pixel_size_um=spec.pixel_size_um.um if spec.pixel_size_um else None,
+            z_step_um=spec.z_step_um.um if spec.z_step_um else None,
+        )
+        flat = conditions.flat_field
+        if flat is not None and flat.shape != (spec.height_px, spec.width_px):
+            # An acquisition is worth more than a better label.
+            self._warn(
+                f"run {spec.name}: labels do without the flat field of profile {spec.profile}: it "
+                f"is {flat.shape[0]} × {flat.shape[1]}, slices are {spec.height_px} × "
+                f"{spec.width_px} pixels; take one with the same camera settings"
+            )
+            conditions = replace(conditions, flat_field=None)
+        return conditions
 
     # ------------------------------------------------- what others left behind
 

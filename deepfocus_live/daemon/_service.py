@@ -40,7 +40,7 @@ from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, St
 from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.daemon._trainer import TrainerProcess
 from deepfocus_live.errors import InputError
-from deepfocus_live.focus import preset_named
+from deepfocus_live.focus import Conditions, preset_named
 from deepfocus_live.focus import warm_up as warm_up_focus
 from deepfocus_live.frames import FrameHeader, RunSpec
 from deepfocus_live.inference import Inference
@@ -96,7 +96,8 @@ class Daemon:
     Raises
     ------
     InputError
-        If the output folder or the page's port cannot be had.
+        If the output folder or the page's port cannot be had, or a profile names no label preset
+        or flat field that there is.
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class Daemon:
         self._budget = PixelBudget(config.inference.backlog_mb << 20)
         self._durable_ms, self._mask_ms = LatencyWindow(), LatencyWindow()
         self._rate = RateWindow()
-        writable_folder(config.output_dir)
         _check_presets(config)
+        conditions = _conditions(config)
+        writable_folder(config.output_dir)
         self.registry = Registry(config.models_dir)
         self._hub = LiveHub()
         self._intake = Intake(
@@ -131,11 +133,13 @@ class Daemon:
         )
         self._background = Background(
             labels=config.labels.enabled,
+            memory_mb=config.labels.memory_mb,
             busy=lambda: bool(self._intake.frames_waiting or self._masks.masks_waiting),
             on_labelled=self._stack_labelled,
         )
         self._runs = OpenRuns(
             config,
+            conditions=conditions,
             intake=self._intake,
             masks=self._masks,
             background=self._background,
@@ -190,7 +194,9 @@ class Daemon:
         log.info("stopped")
 
     def _warm_up(self) -> None:
-        warm_up_focus()
+        if self._config.labels.enabled:
+            used = {profile.label_preset for profile in self._config.profiles.values()}
+            warm_up_focus(preset_named(name) for name in used)
         for dtype in (np.uint8, np.uint16):
             halve_mean(np.zeros((2, 2), dtype))
         if self._config.inference.enabled:
@@ -418,7 +424,8 @@ class Daemon:
         self, run: ActiveRun, progress: StackProgress, fractions: list[float | None]
     ) -> None:
         self._hub.stack_labelled(progress.key, fractions)
-        self._trainer.stack_labelled(run.spec.profile, run.writer.path)
+        if progress.trainable:
+            self._trainer.stack_labelled(run.spec.profile, run.writer.path)
 
     def _model_changed(self, profile: str, version: str | None, reason: str) -> None:
         if version is None:
@@ -511,6 +518,17 @@ def _check_presets(config: Config) -> None:
             preset_named(profile.label_preset)
         except ValueError as error:
             raise InputError(f"configuration: profiles.{name}.label_preset: {error}") from None
+
+
+def _conditions(config: Config) -> dict[str, Conditions]:
+    """Return how each profile images; reads the flat fields."""
+    conditions = {}
+    for name, profile in config.profiles.items():
+        try:
+            conditions[name] = Conditions(**profile.imaging())
+        except InputError as error:
+            raise InputError(f"configuration: profiles.{name}.flat_field: {error}") from None
+    return conditions
 
 
 def _free_bytes(folder: Path) -> int:

@@ -2,24 +2,28 @@
 
 Design Notes
 ------------
-A labeller keeps each slice's scores at block resolution and nothing else: 22 kB a
-slice of 1024 × 1344 with blocks of 16 px. Any number of stacks can be open at
-once, one labeller each. `finish` asks the rule; labels stay at block resolution
-and are enlarged one slice at a time, when they are written.
+A labeller keeps what its preset needs of each slice at block resolution and nothing
+else: for the `consensus` preset a sixth of the slice, for `axial` 22 kB of a slice of
+1024 × 1344. Any number of stacks can be open at once, one labeller each. `finish`
+asks the rule; labels stay at block resolution and are enlarged one slice at a time,
+when they are written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepfocus_live.focus._conditions import Conditions
 from deepfocus_live.focus._door import checked_shape
-from deepfocus_live.focus._presets import Preset, preset_named
-from deepfocus_live.focus._rules import MIN_SLICES, Decision, nothing_in_focus
-from deepfocus_live.focus._scan import enlarge_blocks, focus_score_blocks
+from deepfocus_live.focus._findings import Findings
+from deepfocus_live.focus._presets import DEFAULT_PRESET, Judgement, Preset, preset_named
+from deepfocus_live.focus._rules import MIN_SLICES, nothing_in_focus
+from deepfocus_live.focus._scan import enlarge_blocks
 
 __all__ = ["StackLabeler", "StackLabels", "label_stack"]
 
@@ -43,6 +47,8 @@ class StackLabels:
         Which slices were there.
     weak_label, undecided : (Z, By, Bx) bool
         In focus by rule, and where the rule will not say; never both.
+    scores : (Z, By, Bx) float32
+        By which slices may be compared at one place; higher is sharper.
     focus_curve : (Z,) float64
         Share of the slice's pixels that are in focus, 0 to 1.
     mean_focus_score : (Z,) float64
@@ -52,6 +58,10 @@ class StackLabels:
         nothing is in focus.
     threshold : float
         What the rule compared with; NaN for a stack of fewer than 3 slices.
+    findings : Findings or None
+        Brightness, drift, noise and inversion, by presets that look for them.
+    notes : tuple of str
+        What a person should know, a line each.
     """
 
     preset: str
@@ -60,10 +70,18 @@ class StackLabels:
     arrived: NDArray[np.bool_]
     weak_label: NDArray[np.bool_]
     undecided: NDArray[np.bool_]
+    scores: NDArray[np.float32]
     focus_curve: NDArray[np.float64]
     mean_focus_score: NDArray[np.float64]
     best_z: int | None
     threshold: float
+    findings: Findings | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a network may learn from them: not where the specimen drifts sideways."""
+        return self.findings is None or not self.findings.drifts
 
     def weak_label_slice(self, z_index: int) -> NDArray[np.uint8]:
         """Return the weak label of one slice, (Y, X) uint8: 1 in focus, 0 not."""
@@ -88,6 +106,8 @@ class StackLabeler:
         How to label.
     shape_yx : (int, int)
         Of every slice, in pixels.
+    conditions : Conditions, optional
+        How the stack was imaged.
 
     Raises
     ------
@@ -95,16 +115,37 @@ class StackLabeler:
         If the preset is unknown or the shape is not two sizes of at least 1.
     """
 
-    def __init__(self, preset: str | Preset, *, shape_yx: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        preset: str | Preset = DEFAULT_PRESET,
+        *,
+        shape_yx: tuple[int, int],
+        conditions: Conditions | None = None,
+    ) -> None:
         self.preset = preset_named(preset) if isinstance(preset, str) else preset
         self.shape_yx = checked_shape(shape_yx)
-        self._scores: dict[int, NDArray[np.float32]] = {}
+        self._labeling = self.preset.open(conditions or Conditions())
+        self._kept: dict[int, Any] = {}
 
     def __len__(self) -> int:
         """Return how many slices have arrived."""
-        return len(self._scores)
+        return len(self._kept)
 
-    def add(self, z_index: int, z_slice: ArrayLike) -> None:
+    @property
+    def block_px(self) -> int:
+        """Side of the blocks that labels are made on, in pixels."""
+        return self._labeling.block_px
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that is kept of the slices so far."""
+        return sum(self._labeling.nbytes(kept) for kept in self._kept.values())
+
+    def clear(self) -> None:
+        """Forget all slices; they may be added again."""
+        self._kept.clear()
+
+    def add(self, z_index: int, z_slice: ArrayLike) -> NDArray[np.float32]:
         """Score one slice and keep its scores; a slice that comes again replaces itself.
 
         Parameters
@@ -113,6 +154,11 @@ class StackLabeler:
             Its place in the stack, from 0; slices may come in any order.
         z_slice : (Y, X) uint8, uint16 or float32
             Not kept.
+
+        Returns
+        -------
+        (By, Bx) float32
+            Its scores, higher is sharper; not corrected for brightness.
 
         Raises
         ------
@@ -127,15 +173,9 @@ class StackLabeler:
                 f"slice {z_index} is {np.shape(z_slice)}, the stack is {self.shape_yx}: "
                 "slices of one stack have one size"
             )
-        preset = self.preset
-        self._scores[z_index] = focus_score_blocks(
-            z_slice,
-            measure=preset.measure,
-            windows_px=preset.windows_px,
-            strides_px=preset.strides_px,
-            overlap=preset.overlap,
-            combine=preset.combine,
-        ).scores
+        kept = self._labeling.scan(z_slice)
+        self._kept[z_index] = kept
+        return self._labeling.scores(kept)
 
     def finish(self) -> StackLabels:
         """Return the labels of the slices that have arrived; more may be added after.
@@ -143,55 +183,67 @@ class StackLabeler:
         Missing slices are tolerated. A stack of fewer than 3 slices has nothing in
         focus: there is nothing to compare with.
         """
-        order = sorted(self._scores)
-        blocks = tuple(-(-side // self.preset.block_px) for side in self.shape_yx)
-        scores = np.zeros((len(order), *blocks), np.float32)
-        for position, z_index in enumerate(order):
-            scores[position] = self._scores[z_index]
+        order = sorted(self._kept)
         if len(order) < MIN_SLICES:
-            decision = nothing_in_focus((len(order), blocks[0], blocks[1]))
+            blocks = tuple(-(-side // self.block_px) for side in self.shape_yx)
+            shape = (len(order), blocks[0], blocks[1])
+            scores = np.zeros(shape, np.float32)
+            for position, z_index in enumerate(order):
+                scores[position] = self._labeling.scores(self._kept[z_index])
+            judgement = Judgement(nothing_in_focus(shape), scores)
         else:
-            decision = self.preset.rule(scores)
-        return self._labels(order, scores, decision)
+            judgement = self._labeling.judge([self._kept[z_index] for z_index in order])
+        return self._labels(order, judgement)
 
-    def _labels(
-        self, order: list[int], scores: NDArray[np.float32], decision: Decision
-    ) -> StackLabels:
+    def _labels(self, order: list[int], judgement: Judgement) -> StackLabels:
         n_z = order[-1] + 1 if order else 0
-        weak_label = np.zeros((n_z, *scores.shape[1:]), bool)
-        undecided = np.zeros_like(weak_label)
+        decision = judgement.decision
         arrived = np.zeros(n_z, bool)
-        mean_focus_score = np.zeros(n_z)
-        weak_label[order], undecided[order] = decision.weak_label, decision.undecided
         arrived[order] = True
-        mean_focus_score[order] = self._pixel_mean(scores)
-        focus_curve = self._pixel_mean(weak_label)
+
+        def placed(planes: NDArray[Any]) -> NDArray[Any]:
+            if len(planes) == n_z:
+                return planes
+            everywhere = np.zeros((n_z, *planes.shape[1:]), planes.dtype)
+            everywhere[order] = planes
+            return everywhere
+
+        focus_curve = placed(self._pixel_mean(decision.weak_label))
         return StackLabels(
             preset=self.preset.name,
             shape_yx=self.shape_yx,
-            block_px=self.preset.block_px,
+            block_px=self.block_px,
             arrived=arrived,
-            weak_label=weak_label,
-            undecided=undecided,
+            weak_label=placed(decision.weak_label),
+            undecided=placed(decision.undecided),
+            scores=placed(judgement.scores),
             focus_curve=focus_curve,
-            mean_focus_score=mean_focus_score,
+            mean_focus_score=placed(self._pixel_mean(judgement.scores)),
             best_z=int(focus_curve.argmax()) if focus_curve.any() else None,
             threshold=decision.threshold,
+            findings=judgement.findings,
+            notes=judgement.findings.notes if judgement.findings else (),
         )
 
     def _pixel_mean(self, blocks: NDArray[np.generic]) -> NDArray[np.float64]:
         """Return the mean over pixels of each slice's blocks: cut blocks count less."""
         rows, columns = (self._block_sides(side) for side in self.shape_yx)
-        mean: NDArray[np.float64] = np.einsum("zyx,y,x->z", blocks.astype(float), rows, columns)
+        along_x = blocks.astype(np.float32, copy=False) @ columns.astype(np.float32)
+        mean: NDArray[np.float64] = along_x.astype(np.float64) @ rows
         return mean
 
     def _block_sides(self, side: int) -> NDArray[np.float64]:
         """Return each block's share of one side of the slice."""
-        edges = np.append(np.arange(0, side, self.preset.block_px), side)
+        edges = np.append(np.arange(0, side, self.block_px), side)
         return np.diff(edges) / side
 
 
-def label_stack(z_stack: Iterable[ArrayLike], preset: str | Preset = "axial") -> StackLabels:
+def label_stack(
+    z_stack: Iterable[ArrayLike],
+    preset: str | Preset = DEFAULT_PRESET,
+    *,
+    conditions: Conditions | None = None,
+) -> StackLabels:
     """Label a whole stack at once.
 
     Parameters
@@ -200,6 +252,8 @@ def label_stack(z_stack: Iterable[ArrayLike], preset: str | Preset = "axial") ->
         uint8, uint16 or float32. Slices of a lazy stack are held one at a time.
     preset : str or Preset
         How to label.
+    conditions : Conditions, optional
+        How the stack was imaged.
 
     Returns
     -------
@@ -216,7 +270,7 @@ def label_stack(z_stack: Iterable[ArrayLike], preset: str | Preset = "axial") ->
             shape = np.shape(z_slice)
             if len(shape) != 2:
                 raise ValueError(f"a stack is (Z, Y, X), its slices 2-D, not of shape {shape}")
-            labeler = StackLabeler(preset, shape_yx=(shape[0], shape[1]))
+            labeler = StackLabeler(preset, shape_yx=(shape[0], shape[1]), conditions=conditions)
         labeler.add(z_index, z_slice)
     if labeler is None:
         raise ValueError("a stack needs at least one slice, this one has none")

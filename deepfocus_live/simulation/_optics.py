@@ -50,9 +50,16 @@ class Optics:
 
     @property
     def depth_of_field_um(self) -> float:
-        """Total depth of field: wavelength · n / NA² + n · pixel / NA."""
-        na, n = self.numerical_aperture, self.refractive_index
-        return self.wavelength_um * n / na**2 + n * self.pixel_size_um / na
+        """Total depth of field; `deepfocus_live.focus.depth_of_field_um` says how."""
+        # On use: importing the room of focus loads numba.
+        from deepfocus_live.focus import depth_of_field_um
+
+        return depth_of_field_um(
+            numerical_aperture=self.numerical_aperture,
+            immersion_index=self.refractive_index,
+            wavelength_um=self.wavelength_um,
+            pixel_size_um=self.pixel_size_um,
+        )
 
     def blur_radius_px(self, defocus_um: float) -> float:
         """Return the radius (pixels) of the disc into which a point at `defocus_um` spreads.

@@ -7,21 +7,22 @@ A target holds one value per block of the network's resolution: 0 not in focus, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepfocus_live.errors import InputError
-from deepfocus_live.focus import label_stack
+from deepfocus_live.focus import Conditions, label_stack
+from deepfocus_live.frames import Calibration
 
 __all__ = ["UNKNOWN", "LabelledStack", "SliceStack", "block_target", "split", "with_weak_labels"]
 
 UNKNOWN = 255
 _MIN_SIDE = 64
+_LEAST_GAP_PX = 32
 _REGION_SHARE = 0.25  # of the columns, where one stack must do for training and for judging
-_REGION_GAP_PX = 32  # the labels' window: nothing that trained a label is judged
 
 
 class SliceStack(Protocol):
@@ -52,12 +53,18 @@ class LabelledStack:
         0, 1 or `UNKNOWN`.
     weight : float
         How often crops are drawn from it, beside the other stacks.
+    gap_px : int
+        How far from each other what is learnt and what is judged must lie, as labels look aside.
+    trainable : bool
+        Whether anything should be learned from it; see `focus.StackLabels`.
     """
 
     name: str
     slices: NDArray[np.uint8] | NDArray[np.uint16]
     target: NDArray[np.uint8]
     weight: float = 1.0
+    gap_px: int = _LEAST_GAP_PX
+    trainable: bool = True
 
     @property
     def reduction(self) -> int:
@@ -73,7 +80,7 @@ class LabelledStack:
         """Return the stack cut to pixel columns, both multiples of `reduction`."""
         r = self.reduction
         target = self.target[:, :, start // r : stop // r]
-        return LabelledStack(self.name, self.slices[:, :, start:stop], target, self.weight)
+        return replace(self, slices=self.slices[:, :, start:stop], target=target)
 
 
 def block_target(
@@ -98,8 +105,10 @@ def block_target(
     return target
 
 
-def with_weak_labels(stack: SliceStack, *, preset: str, reduction: int) -> LabelledStack:
-    """Read a stack and label it by rule.
+def with_weak_labels(
+    stack: SliceStack, *, preset: str, reduction: int, conditions: Conditions | None = None
+) -> LabelledStack:
+    """Read a stack and label it by rule, with what it says of its own calibration.
 
     Raises
     ------
@@ -116,14 +125,31 @@ def with_weak_labels(stack: SliceStack, *, preset: str, reduction: int) -> Label
     if slices.dtype.kind != "u" or slices.dtype.itemsize > 2:
         raise InputError(f"{stack.name}: slices must be uint8 or uint16, not {slices.dtype}")
     try:
-        labels = label_stack(slices, preset)
+        labels = label_stack(slices, preset, conditions=_calibrated(conditions, stack))
     except ValueError as error:
         raise InputError(f"{stack.name}: {error}") from error
     targets = [
         block_target(labels.weak_label_slice(z), labels.undecided_slice(z), reduction)
         for z in range(len(slices))
     ]
-    return LabelledStack(stack.name, slices, np.stack(targets))
+    return LabelledStack(
+        stack.name,
+        slices,
+        np.stack(targets),
+        gap_px=max(_LEAST_GAP_PX, 2 * labels.block_px),
+        trainable=labels.trainable,
+    )
+
+
+def _calibrated(conditions: Conditions | None, stack: SliceStack) -> Conditions:
+    """Return `conditions` with the calibration of a stack that has one."""
+    # Stacks from files do; the least that a stack must be does not.
+    lengths: dict[str, Any] = {}
+    for name in ("pixel_size_um", "z_step_um"):
+        said: Calibration | None = getattr(stack, name, None)
+        if said is not None:
+            lengths[name] = said.um
+    return replace(conditions or Conditions(), **lengths)
 
 
 def split(stacks: Sequence[LabelledStack]) -> tuple[list[LabelledStack], list[LabelledStack], str]:
@@ -168,7 +194,8 @@ def _split_region(
     """Hold out the columns at one side, whichever side leaves something in focus on both."""
     r, width = stack.reduction, stack.slices.shape[2]
     held_px = max(int(width * _REGION_SHARE), _MIN_SIDE) // r * r
-    gap_px = min(_REGION_GAP_PX, width // 8) // r * r
+    # Beyond the labels' windows: nothing that trained a label is judged.
+    gap_px = min(stack.gap_px, width // 8) // r * r
     whole = stack.target.shape[2] * r
     if whole - held_px - gap_px < _MIN_SIDE:
         raise InputError(

@@ -66,6 +66,8 @@ class RetrainReport:
         Why it was or was not activated.
     precision : str
         How this machine trained.
+    left_out : tuple of str
+        One line for each stack that nothing was learned from: which, and why.
     """
 
     name: str
@@ -83,6 +85,7 @@ class RetrainReport:
     activated: bool
     reason: str
     precision: str
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""

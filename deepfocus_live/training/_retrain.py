@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import DEFAULT_PRESET, Conditions
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.model import ModelVersion, Registry, seal
 from deepfocus_live.model.export import export_onnx
@@ -47,7 +48,8 @@ def retrain(
     registry: Registry,
     minutes: float,
     profile: str = "default",
-    preset: str = "axial",
+    preset: str = DEFAULT_PRESET,
+    conditions: Conditions | None = None,
     start_from: ModelVersion | None = None,
     from_scratch: bool = False,
     activate: bool = False,
@@ -73,6 +75,8 @@ def retrain(
         Whose current model is replaced.
     preset : str
         How stacks are labelled.
+    conditions : Conditions, optional
+        How they were imaged; what a stack itself says of its calibration goes before.
     start_from : ModelVersion, optional
         By default the profile's current model.
     from_scratch : bool
@@ -92,12 +96,15 @@ def retrain(
     Raises
     ------
     InputError
-        If no stack can be opened or learnt from, nothing is in focus anywhere, `minutes` is too
-        short for a single step, or the parent's weights cannot be used. Nothing is registered then.
+        If no stack can be opened or learnt from, the specimen drifts sideways in all of them,
+        nothing is in focus anywhere, `minutes` is too short for a single step, or the parent's
+        weights cannot be used. Nothing is registered then.
     """
     if not minutes > 0:
         raise InputError(f"minutes is {minutes}; it must be above 0")
-    settings = _Settings(minutes, profile, preset, from_scratch, activate, threads, seed)
+    settings = _Settings(
+        minutes, profile, preset, conditions, from_scratch, activate, threads, seed
+    )
     parent = start_from or registry.current(profile)
     with tempfile.TemporaryDirectory(prefix="deepfocus-retrain-") as folder:
         return _Retraining(settings, registry, parent, Path(folder), progress).run(stacks)
@@ -108,6 +115,7 @@ class _Settings:
     minutes: float
     profile: str
     preset: str
+    conditions: Conditions | None
     from_scratch: bool
     activate: bool
     threads: int | None
@@ -131,6 +139,7 @@ class _Retraining:
         self._parent = parent
         self._folder = folder
         self._progress = progress
+        self._left_out: list[str] = []
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
@@ -158,15 +167,31 @@ class _Retraining:
         return load_network(self._parent)
 
     def _label(self, stacks: Sequence[SliceStack | Path | str]) -> list[LabelledStack]:
-        preset, reduction = self._settings.preset, self._network.architecture.reduction
+        settings, reduction = self._settings, self._network.architecture.reduction
         labelled = []
         with contextlib.ExitStack() as files:
             for stack in _opened(stacks, files):
                 self._tell("label", f"labelling {stack.name}")
-                labelled.append(with_weak_labels(stack, preset=preset, reduction=reduction))
+                one = with_weak_labels(
+                    stack,
+                    preset=settings.preset,
+                    reduction=reduction,
+                    conditions=settings.conditions,
+                )
+                if one.trainable:
+                    labelled.append(one)
+                else:
+                    self._leave_out(one.name)
+        if not labelled and self._left_out:
+            raise InputError(f"no stack is left to learn from: {'; '.join(self._left_out)}")
         if not labelled:
             raise InputError("no stack was given to learn from")
         return labelled
+
+    def _leave_out(self, name: str) -> None:
+        line = f"{name} is left out: the specimen moves sideways during the scan"
+        self._left_out.append(line)
+        self._tell("label", line)
 
     def _make_template(self) -> Path:
         """Return a graph for the export at the end; it is traced now if the parent's differs.
@@ -275,6 +300,7 @@ class _Retraining:
             activated=activated,
             reason=_reason(refused, activated),
             precision=precision.name,
+            left_out=tuple(self._left_out),
         )
 
     @property

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from deepfocus_live.volume._file import VolumeFile
 from deepfocus_live.volume._journal import Journal, read_journal
-from deepfocus_live.volume._layout import ImageLayout, create_image, create_store, open_levels
+from deepfocus_live.volume._layout import (
+    ImageLayout,
+    create_image,
+    create_store,
+    open_levels,
+    projection_layout,
+)
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
 from deepfocus_live.volume._reader import Run, RunImage, open_run
 from deepfocus_live.volume._run import (
@@ -34,6 +40,7 @@ __all__ = [
     "halve_mean",
     "open_levels",
     "open_run",
+    "projection_layout",
     "read_journal",
     "write_atomically",
 ]

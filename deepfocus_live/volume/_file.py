@@ -61,10 +61,14 @@ class VolumeFile:
             create_image(store, str(number), layout)
 
     def write_slice(self, image: int, z: int, pixels: NDArray[Any]) -> None:
-        """Write one slice of an image, (Y, X), at all levels."""
+        """Write one slice of an image, (Y, X), at all levels.
+
+        Counts are averaged for the coarser levels. Floating-point numbers are measurements, with
+        NaN where there is none: every second one is taken.
+        """
         for level in open_levels(self._store, self._groups[image]):
             level[0, 0, z] = pixels
-            pixels = halve_mean(pixels)
+            pixels = pixels[::2, ::2] if pixels.dtype.kind == "f" else halve_mean(pixels)
 
     def write_label(self, image: int, label: str, z: int, mask: NDArray[np.uint8]) -> None:
         """Write one slice of a label, (Y, X), at all levels."""

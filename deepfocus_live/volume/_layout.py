@@ -7,10 +7,11 @@ at every moment. Axes are always t c z y x; one chunk is one whole slice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
@@ -20,7 +21,15 @@ from zarr.storage import LocalStore
 from deepfocus_live.frames import Calibration
 from deepfocus_live.volume._pyramid import level_count
 
-__all__ = ["ImageLayout", "create_image", "create_series", "create_store", "open_levels", "resize"]
+__all__ = [
+    "ImageLayout",
+    "create_image",
+    "create_series",
+    "create_store",
+    "open_levels",
+    "projection_layout",
+    "resize",
+]
 
 AXES = ("t", "c", "z", "y", "x")
 _LABEL_CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
@@ -51,6 +60,8 @@ class ImageLayout:
     """Image pixels per pixel of this array along y and x."""
     levels: int = 0
     """0: as many as the size asks for."""
+    window: tuple[float, float] | None = None
+    """Lowest and highest value worth showing; None: all that the dtype can hold."""
 
     @property
     def level_shapes(self) -> list[tuple[int, int, int, int, int]]:
@@ -61,6 +72,16 @@ class ImageLayout:
             shapes.append((t, c, z, y, x))
             y, x = (y + 1) // 2, (x + 1) // 2
         return shapes
+
+
+def projection_layout(
+    stack: ImageLayout, *, dtype: str, window: tuple[float, float] | None = None
+) -> ImageLayout:
+    """Return the layout of what is seen from above: one plane in place of each of the stacks."""
+    t, c, _, y, x = stack.shape
+    return replace(
+        stack, shape=(t, c, 1, y, x), dtype=dtype, window=window, z_step_um=None, labels=()
+    )
 
 
 def create_store(path: Path, series: Sequence[str]) -> LocalStore:
@@ -152,7 +173,7 @@ def _create_arrays(
             dtype=dtype,
             compressors=None if codec is None else [codec],
             dimension_names=AXES,
-            fill_value=0,
+            fill_value=np.nan if np.dtype(dtype).kind == "f" else 0,
         )
 
 
@@ -193,12 +214,12 @@ def _multiscale(layout: ImageLayout, *, name: str | None = None) -> dict[str, An
 
 
 def _omero_channel(name: str, layout: ImageLayout) -> dict[str, Any]:
-    top = 255 if layout.dtype == "uint8" else 65535
+    low, high = layout.window or (0, 255 if layout.dtype == "uint8" else 65535)
     return {
         "label": name,
         "color": "FFFFFF",
         "active": True,
-        "window": {"min": 0, "max": top, "start": 0, "end": top},
+        "window": {"min": low, "max": high, "start": low, "end": high},
     }
 
 

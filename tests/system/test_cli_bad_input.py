@@ -116,6 +116,12 @@ def label(folder: Path, path: Path, *more: object) -> list[object]:
     return ["label", path, "-o", folder / "out.ome.zarr", *more]
 
 
+def projected_before(folder: Path) -> list[object]:
+    """Return a `label --projection` where a depth map lies already."""
+    (folder / "out_depth_slices.ome.zarr").mkdir()
+    return label(folder, stack(folder), "--projection")
+
+
 def retrain(folder: Path, path: Path, *more: object) -> list[object]:
     """Return a short `retrain` on a path, into a registry of its own."""
     return ["retrain", path, "--models", folder / "models", "--minutes", "0.1", *more]
@@ -278,6 +284,51 @@ CASES: list[tuple[str, Prepare, tuple[str, ...]]] = [
         "unknown-preset",
         lambda f: label(f, stack(f), "--preset", "papr"),
         ("--preset", "'papr'", "axial, paper"),
+    ),
+    (
+        "measure-where-none-is-taken",
+        lambda f: label(f, stack(f), "--measure", "smd"),
+        ("--measure", "consensus", "axial, paper, casus"),
+    ),
+    (
+        "unknown-measure",
+        lambda f: label(f, stack(f), "--preset", "axial", "--measure", "smdd"),
+        ("--measure", "'smdd'", "smd, smd2, std"),
+    ),
+    (
+        "aperture-above-its-immersion",
+        lambda f: label(f, stack(f), "--numerical-aperture", "1.4"),
+        ("--immersion-index", "1.0", "numerical_aperture 1.4", "1.515"),
+    ),
+    (
+        "window-of-nothing",
+        lambda f: label(f, stack(f), "--window-um", "0"),
+        ("--window-um", "0", "greater than 0"),
+    ),
+    (
+        "flat-field-missing",
+        lambda f: label(f, stack(f), "--flat-field", f / "no.tif"),
+        ("no.tif", "flat field", "No such file"),
+    ),
+    (
+        "flat-field-of-another-size",
+        lambda f: label(f, stack(f), "--flat-field", stack(f, "flat.tif", pixels((80, 90)))),
+        ("stack.tif", "80 × 96", "80 × 90", "same camera settings"),
+    ),
+    (
+        "flat-field-below-the-offset",
+        lambda f: label(
+            f,
+            stack(f),
+            *("--flat-field", stack(f, "flat.tif", np.full((80, 96), 100, np.uint16))),
+            *("--dark-offset", 100),
+        ),
+        ("flat.tif", "7680 pixels", "dark offset of 100"),
+    ),
+    (
+        "projection-exists",
+        projected_before,
+        ("out_depth_slices.ome.zarr", "exists already", "--overwrite"),
     ),
     (
         "retrain-on-an-empty-field",
@@ -463,6 +514,28 @@ def test_start_says_that_its_output_cannot_be_written(alone: Path, how: list[str
     check_line(said, (str(output), "cannot write", "--output"))
     assert code == 2
     assert contents(alone) == {"file": len("in the way")}
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        pytest.param(
+            "label_preset: papr", ("profiles.mine.label_preset", "'papr'", "paper"), id="preset"
+        ),
+        pytest.param(
+            "flat_field: no.tif", ("profiles.mine.flat_field", "no.tif", "No such"), id="flat-field"
+        ),
+    ],
+)
+def test_start_says_which_profile_cannot_be_carried_out(
+    alone: Path, profile: str, says: tuple[str, ...]
+) -> None:
+    arguments = config(alone, f"profiles: {{mine: {{{profile}}}}}")
+    before = contents(alone)
+    code, said = run_elsewhere([*arguments, "--port", 0])
+    check_line(said, ("configuration", *says))
+    assert code == 2
+    assert contents(alone) == before
 
 
 def test_acquire_says_that_there_are_no_adapters_in_the_folder_named(

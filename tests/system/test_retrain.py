@@ -32,17 +32,30 @@ def stack_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
+@pytest.fixture(scope="module")
+def drifting_file(stack_files: list[Path]) -> Path:
+    slices = tifffile.imread(stack_files[0])
+    path = stack_files[0].with_name("drifting.tif")
+    tifffile.imwrite(path, np.stack([np.roll(s, 4 * z, axis=1) for z, s in enumerate(slices)]))
+    return path
+
+
 def _retrain_elsewhere(files: list[Path], root: Path) -> RetrainReport:
     return retrain(files, registry=Registry(root), minutes=0.25, threads=1)
 
 
 def test_retrained_model_is_registered_gated_and_in_time(
-    stack_files: list[Path], tmp_path: Path
+    stack_files: list[Path], drifting_file: Path, tmp_path: Path
 ) -> None:
     registry = Registry(tmp_path / "models")
     told: list[Progress] = []
     report = retrain(
-        stack_files, registry=registry, minutes=0.25, activate=True, threads=1, progress=told.append
+        [*stack_files, drifting_file],
+        registry=registry,
+        minutes=0.25,
+        activate=True,
+        threads=1,
+        progress=told.append,
     )
     assert report.minutes < 2 * 0.25, "the time given is no suggestion; twice is for a busy machine"
     assert report.steps > 0
@@ -60,6 +73,8 @@ def test_retrained_model_is_registered_gated_and_in_time(
     assert InFocusModel.load(version).infer(np.zeros((64, 64), np.uint16)).mask.shape == (64, 64)
     assert {p.stage for p in told} == {"label", "train", "export"}
     assert all(0.0 <= p.done <= 1.0 for p in told)
+    assert report.left_out == ("drifting is left out: the specimen moves sideways during the scan",)
+    assert version.card["trained_on"] == ["stack_1", "stack_2"]
     # What came out can be taught further.
     assert version.weights.is_file()
 
@@ -81,6 +96,15 @@ def test_stacks_without_focus_are_refused_and_nothing_is_registered(tmp_path: Pa
         retrain([], registry=registry, minutes=1)
     with pytest.raises(InputError, match="minutes is 0"):
         retrain([tmp_path / "flat.tif"], registry=registry, minutes=0)
+    assert not registry.root.exists()
+
+
+def test_nothing_is_learned_where_every_specimen_drifts(
+    drifting_file: Path, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "models")
+    with pytest.raises(InputError, match="no stack is left to learn from: drifting is left out"):
+        retrain([drifting_file], registry=registry, minutes=1)
     assert not registry.root.exists()
 
 

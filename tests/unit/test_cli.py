@@ -20,7 +20,18 @@ PROMISED: dict[str, set[str]] = {
     "logs": set(),
     "acquire": {"--mm-config", "--sequence", "--output", "--dry-run"},
     "demo": {"--stacks", "--headless", "--output"},
-    "label": {"-o", "--preset", "--measure"},
+    "label": {
+        "-o",
+        "--preset",
+        "--measure",
+        "--window-um",
+        "--numerical-aperture",
+        "--immersion-index",
+        "--wavelength-nm",
+        "--dark-offset",
+        "--flat-field",
+        "--projection",
+    },
     "rank": {"--json", "--plot"},
     "segment": {"-o", "--model", "--models"},
     "compare": set(),
@@ -40,7 +51,6 @@ PROMISED: dict[str, set[str]] = {
 """Commands and options of the plan: promises to users."""
 
 TO_COME = {
-    "rank",
     "compare",
     "models import",
     "models export",
@@ -48,7 +58,6 @@ TO_COME = {
     "verify",
     "export",
     "doctor",
-    "label --measure",
 }
 """What no issue has asked for yet; whoever builds it takes it out here."""
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from deepfocus_live.config import Config, load_config, packaged_data
+from deepfocus_live.config import Config, ProfileConfig, load_config, packaged_data
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import DEFAULT_PRESET, Conditions
 
 
 @pytest.fixture
@@ -102,6 +106,21 @@ def test_unknown_key_is_named_with_the_nearest_one(
         pytest.param("learning: {minutes: .nan}", "learning.minutes", "nan", id="not-a-number"),
         pytest.param("profiles: {mine: 3}", "profiles.mine", "3", id="number-for-a-profile"),
         pytest.param("1: 2", "1", "1", id="number-for-a-key"),
+        pytest.param(
+            "profiles: {mine: {window_um: 0}}", "profiles.mine.window_um", "0", id="no-window"
+        ),
+        pytest.param(
+            "profiles: {mine: {dark_offset: 70000}}",
+            "profiles.mine.dark_offset",
+            "70000",
+            id="offset-beyond-any-camera",
+        ),
+        pytest.param(
+            "profiles: {oil: {numerical_aperture: 1.4}}",
+            "profiles.oil.immersion_index",
+            "1.0",
+            id="aperture-without-its-immersion",
+        ),
     ],
 )
 def test_wrong_value_is_named_with_its_key(file: Path, text: str, key: str, value: str) -> None:
@@ -149,3 +168,61 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["configs", "onnx_models"])
 def test_what_ships_beside_the_package_is_found(name: str) -> None:
     assert packaged_data(name).is_dir()
+
+
+def test_default_preset_is_the_one_of_the_labels() -> None:
+    assert ProfileConfig().label_preset == DEFAULT_PRESET
+
+
+def test_profile_that_says_nothing_knows_nothing_of_the_imaging() -> None:
+    assert Conditions(**ProfileConfig().imaging()) == Conditions()
+
+
+def test_what_a_profile_says_of_the_imaging_is_what_labels_reckon_with(tmp_path: Path) -> None:
+    field = np.linspace(900, 1100, 30 * 40).reshape(30, 40).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "field.tif", field)
+    profile = ProfileConfig(
+        numerical_aperture=1.2,
+        immersion_index=1.33,
+        wavelength_nm=520,
+        window_um=12.0,
+        dark_offset=100,
+        flat_field=tmp_path / "field.tif",
+    )
+    imaged = Conditions(**profile.imaging())
+    assert (imaged.numerical_aperture, imaged.immersion_index) == (1.2, 1.33)
+    assert (imaged.wavelength_um, imaged.window_um, imaged.dark_offset) == (0.52, 12.0, 100)
+    assert imaged.flat_field is not None
+    np.testing.assert_array_equal(imaged.flat_field, field - 100.0)
+
+
+FIELD = np.full((30, 40), 500, np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        pytest.param(None, "cannot be read: No such file", id="missing"),
+        pytest.param(b"II no picture", "cannot be read", id="no-tiff"),
+        pytest.param(np.stack([FIELD] * 3), "(3, 30, 40)", id="several-images"),
+        pytest.param(FIELD > 0, "bool", id="not-counts"),
+        pytest.param(FIELD * np.eye(30, 40, dtype=np.uint16), "1170 pixels", id="black-pixels"),
+        pytest.param(np.full((30, 40), 100, np.uint16), "1200 pixels", id="as-dark-as-the-offset"),
+        pytest.param(np.full((30, 40), np.nan, np.float32), "1200 pixels", id="not-a-number"),
+    ],
+)
+def test_flat_field_that_cannot_be_used_is_refused(
+    tmp_path: Path, image: NDArray[np.generic] | bytes | None, says: str
+) -> None:
+    path = tmp_path / "field.tif"
+    if isinstance(image, bytes):
+        path.write_bytes(image)
+    elif image is not None:
+        tifffile.imwrite(path, image, photometric="minisblack")
+    with pytest.raises(InputError) as refused:
+        ProfileConfig(flat_field=path, dark_offset=100).imaging()
+    said = str(refused.value)
+    assert said.startswith(f"{path}: ")
+    assert says in said
+    assert "give a TIFF of an empty, lit field" in said
+    assert "\n" not in said

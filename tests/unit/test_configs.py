@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from deepfocus_live.config import Config, load_config, packaged_data
+from deepfocus_live.focus import PRESETS
 
 FOLDER = packaged_data("configs")
 DEFAULT, DEMO = FOLDER / "default.yaml", FOLDER / "demo.yaml"
@@ -79,6 +80,11 @@ def test_every_key_of_the_default_file_is_explained(key: str) -> None:
 )
 def test_every_word_that_a_setting_may_have_is_named(key: str, words: list[str]) -> None:
     assert {word for word in words if word not in comment_of(key)} == set()
+
+
+def test_every_label_preset_is_explained() -> None:
+    said = comment_of("profiles.default.label_preset")
+    assert [name for name in PRESETS if f"{name}: " not in said] == []
 
 
 def test_demo_file_loads_and_changes_something_with_every_line() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live.focus import (
     PRESETS,
+    ScanPreset,
     StackLabeler,
     axial_rule,
     label_stack,
@@ -122,6 +123,7 @@ def test_a_constant_stack_has_nothing_in_focus(
 ) -> None:
     labels = label_stack(np.full((n_z, 50, 70), level, dtype), preset)
     assert labels.weak_label.shape[0] == n_z
+    assert labels.scores.shape == labels.weak_label.shape
     assert not labels.weak_label.any()
     assert not labels.undecided.any()
     assert labels.best_z is None
@@ -157,7 +159,9 @@ def test_focus_curve_is_the_share_of_pixels_also_where_edge_blocks_are_cut() -> 
 
 
 def test_places_that_peak_at_an_end_are_undecided_where_the_preset_says_so() -> None:
-    preset = replace(PRESETS["axial"], rule=partial(axial_rule, ends_undecided=True))
+    axial = PRESETS["axial"]
+    assert isinstance(axial, ScanPreset)
+    preset = replace(axial, rule=partial(axial_rule, ends_undecided=True))
     labels = label_stack(two_depths()[:3], preset)
     assert labels.undecided_slice(2)[:, :48].all()
     assert not labels.weak_label_slice(2)[:, :48].any()
@@ -182,7 +186,7 @@ def test_a_lazy_stack_is_read_one_slice_at_a_time() -> None:
         pytest.param(lambda: label_stack(np.zeros((5, 5), np.uint8)), "its slices 2-D", id="2-D"),
         pytest.param(
             lambda: label_stack(np.zeros((3, 5, 5), np.uint8), "axal"),
-            "'axal': there is axial, paper",
+            "'axal': there is consensus, axial, paper, casus",
             id="preset",
         ),
         pytest.param(

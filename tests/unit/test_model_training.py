@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import Conditions, label_stack
+from deepfocus_live.frames import Calibration
 from deepfocus_live.model.network import Architecture, FocusNetwork
+from deepfocus_live.simulation import simulate_focal_stack
 from deepfocus_live.training import (
     FP32,
     UNKNOWN,
@@ -38,6 +41,7 @@ class _Opened:
     """The least that a stack must be."""
 
     name = "tiny"
+    pixel_size_um: Calibration | None = None
 
     def __init__(self, slices: np.ndarray) -> None:
         self._slices = slices
@@ -48,6 +52,11 @@ class _Opened:
 
     def __getitem__(self, z_index: int) -> np.ndarray:
         return self._slices[z_index]
+
+
+@pytest.fixture(scope="module")
+def specimen() -> np.ndarray:
+    return simulate_focal_stack("organoid_layer", shape=(5, 128, 192), seed=1).slices
 
 
 def test_loss_falls_as_logits_turn_right() -> None:
@@ -121,6 +130,43 @@ def test_slices_too_small_and_of_another_type_are_refused() -> None:
         with_weak_labels(_Opened(np.zeros((5, 64, 64), np.float32)), preset="axial", reduction=4)
     with pytest.raises(InputError, match="preset"):
         with_weak_labels(_Opened(np.zeros((5, 64, 64), np.uint16)), preset="none", reduction=4)
+
+
+def test_stack_that_drifts_sideways_is_not_to_be_learned_from(specimen: np.ndarray) -> None:
+    drifting = np.stack([np.roll(plane, 6 * z, axis=1) for z, plane in enumerate(specimen)])
+    still, moving = (
+        with_weak_labels(_Opened(slices), preset="consensus", reduction=4)
+        for slices in (specimen, drifting)
+    )
+    assert (still.trainable, moving.trainable) == (True, False)
+    # The other presets do not look.
+    assert with_weak_labels(_Opened(drifting), preset="axial", reduction=4).trainable
+
+
+def test_labels_reckon_with_the_stack_s_own_calibration(specimen: np.ndarray) -> None:
+    opened = _Opened(specimen)
+    opened.pixel_size_um = Calibration(0.5, "file")
+    stack = with_weak_labels(
+        opened, preset="consensus", reduction=4, conditions=Conditions(window_um=16.0)
+    )
+    labels = label_stack(
+        specimen, "consensus", conditions=Conditions(window_um=16.0, pixel_size_um=0.5)
+    )
+    assert labels.block_px == 16
+    for z in range(len(specimen)):
+        target = block_target(labels.weak_label_slice(z), labels.undecided_slice(z), 4)
+        np.testing.assert_array_equal(stack.target[z], target)
+
+
+def test_what_is_judged_lies_beyond_the_windows_of_the_labels(specimen: np.ndarray) -> None:
+    wide = with_weak_labels(
+        _Opened(specimen),
+        preset="consensus",
+        reduction=4,
+        conditions=Conditions(window_um=64.0, pixel_size_um=1.0),
+    )
+    assert wide.gap_px == 64
+    assert with_weak_labels(_Opened(specimen), preset="axial", reduction=4).gap_px == 32
 
 
 def test_same_seed_draws_the_same_batches() -> None:

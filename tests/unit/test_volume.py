@@ -40,6 +40,7 @@ from deepfocus_live.volume import (
     halve_labels,
     halve_mean,
     open_run,
+    projection_layout,
     read_journal,
 )
 from tests.small_disk import run_on_small_disk
@@ -901,6 +902,25 @@ def test_volume_file_is_valid_and_exact(tmp_path: Path, count: int) -> None:
                 assert np.all(np.asarray(level[:]) == 1)
 
 
+def test_measurements_are_kept_exactly_and_never_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "depth.ome.zarr"
+    depth = np.random.default_rng(0).normal(-40, 10, (20, 300)).astype(np.float32)
+    depth[:, ::3] = np.nan
+    stack = _layout(z=5, width=300)
+    with VolumeFile(path, [projection_layout(stack, dtype="float32", window=(-80, 0))]) as file:
+        file.write_slice(0, 0, depth)
+    _assert_valid(path, labels=False)
+    root = zarr.open_group(str(path), mode="r")
+    full, half = _levels(root)
+    assert (full.shape, half.shape) == ((1, 1, 1, 20, 300), (1, 1, 1, 10, 150))
+    np.testing.assert_array_equal(full[0, 0, 0], depth)
+    np.testing.assert_array_equal(half[0, 0, 0], depth[::2, ::2])
+    assert np.isnan(full.fill_value)
+    assert "labels" not in root
+    shown = _ome(root)["omero"]["channels"][0]["window"]
+    assert (shown["start"], shown["end"]) == (-80, 0)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_volume_file_that_was_not_finished_leaves_nothing_behind(
     tmp_path: Path, error: type[BaseException]
@@ -955,6 +975,6 @@ except InputError as error:
     print(error)
 print(sorted(path.name for path in Path().iterdir()))
 """
-    refused, left = run_on_small_disk(script, tmp_path, size_kb=8).splitlines()
+    refused, left = run_on_small_disk(script, tmp_path, size_kb=4).splitlines()
     assert "No space left on device" in refused
     assert left == "[]"

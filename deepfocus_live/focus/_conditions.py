@@ -1,0 +1,94 @@
+"""How a stack was imaged: what the rules may know beside the pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfocus_live.focus._evidence import GRAINS_PER_BLOCK
+from deepfocus_live.focus._optics import depth_of_field_um, resolution_um, z_step_note
+
+__all__ = ["Conditions"]
+
+_BLOCKS_PER_WINDOW = 2
+_LEAST_GRAIN_PX, _MOST_GRAIN_PX = 1, 16
+_USUAL_GRAIN_PX = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """How a stack was imaged. Everything may be left out; nothing is guessed.
+
+    Attributes
+    ----------
+    pixel_size_um : float, optional
+        Of the camera's pixels, as seen at the specimen.
+    z_step_um : float, optional
+        Between slices; the sign does not matter.
+    numerical_aperture : float, optional
+        Of the objective.
+    immersion_index : float
+    wavelength_um : float
+        In vacuum.
+    window_um : float, optional
+        Side of the windows of the `consensus` preset. By default 8 resolution elements
+        of the objective where optics and pixel size are known, at least 16 px.
+    dark_offset : float, optional
+        Counts of a pixel that saw no light; estimated from the stack where None.
+    flat_field : (Y, X) array, optional
+        An image of an empty field, its dark offset taken off. Any scale, above 0.
+    """
+
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+    numerical_aperture: float | None = None
+    immersion_index: float = 1.0
+    wavelength_um: float = 0.55
+    window_um: float | None = None
+    dark_offset: float | None = None
+    flat_field: NDArray[np.floating] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pixel_size_um", "window_um"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}: give a length above 0 µm")
+        flat = self.flat_field
+        if flat is not None and (np.ndim(flat) != 2 or not np.all(np.asarray(flat) > 0)):
+            raise ValueError("a flat field is (Y, X) and above 0 everywhere")
+
+    @property
+    def grain_px(self) -> int:
+        """Side in pixels of the finest detail that is looked for; see `_evidence`."""
+        window_grains = GRAINS_PER_BLOCK * _BLOCKS_PER_WINDOW
+        if self.pixel_size_um is None:
+            return _USUAL_GRAIN_PX
+        if self.window_um is not None:
+            wanted = self.window_um / self.pixel_size_um / window_grains
+            return int(np.clip(round(wanted), _LEAST_GRAIN_PX, _MOST_GRAIN_PX))
+        if self.numerical_aperture is None:
+            return _USUAL_GRAIN_PX
+        finest = resolution_um(self.numerical_aperture, self.wavelength_um) / self.pixel_size_um
+        return int(np.clip(round(finest), _USUAL_GRAIN_PX, _MOST_GRAIN_PX))
+
+    @property
+    def depth_of_field_um(self) -> float | None:
+        """Of the objective and camera; None where aperture or pixel size is not known."""
+        if self.numerical_aperture is None or self.pixel_size_um is None:
+            return None
+        return depth_of_field_um(
+            numerical_aperture=self.numerical_aperture,
+            immersion_index=self.immersion_index,
+            wavelength_um=self.wavelength_um,
+            pixel_size_um=self.pixel_size_um,
+        )
+
+    @property
+    def z_step_note(self) -> str | None:
+        """One line where slices are too far apart for this objective, else None."""
+        depth = self.depth_of_field_um
+        if depth is None or not self.z_step_um:
+            return None
+        return z_step_note(abs(self.z_step_um), depth)
