@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 
 from deepfocus_live.focus._brightness import Brightness, measure_brightness
 from deepfocus_live.focus._drift import measure_drift
-from deepfocus_live.focus._evidence import GRAINS_PER_BLOCK, Evidence
+from deepfocus_live.focus._evidence import DETAIL_SPREAD, GRAINS_PER_BLOCK, Evidence
 from deepfocus_live.focus._inversion import CELL_BLOCKS, find_inversion
 from deepfocus_live.focus._noise import measure_noise
 from deepfocus_live.focus._verdict import (
+    FIXED,
     IN_FOCUS,
     INVERTED,
+    NOTHING,
     UNDECIDED,
     describe_peaks,
     judge_places,
@@ -209,6 +211,8 @@ def consensus_rule(
         reason,
     )
     leave_out_fringes(detail, noise, limits.fringe, limits.halo, reason, outcome)
+    everywhere = np.take_along_axis(detail / noise, lowest[None].astype(np.intp), axis=0)[0]
+    reason[(reason == NOTHING) & (everywhere > 1 + limits.sure * DETAIL_SPREAD)] = FIXED
     scores = np.sqrt(np.maximum(detail - noise, 0))
     turned = reason == INVERTED
     scores[:, turned] = scores[:, turned].max(axis=0) - scores[:, turned]

@@ -45,9 +45,12 @@ def measure_drift(mean: NDArray[np.float32], block_px: int) -> NDArray[np.float6
     if min(mean.shape[1:]) < 2 * _FARTHEST_BLOCKS:
         return shifts
     fine = np.zeros((len(mean), mean.shape[1] + 2, mean.shape[2] + 2), np.float32)
-    _high_pass(mean, fine)
+    soft = np.empty(mean.shape, np.float32)
+    _soften(np.pad(mean, ((0, 0), (1, 1), (1, 1)), mode="edge"), soft)
+    _high_pass(soft, fine)
     near = np.zeros((len(mean) - 1, 3, 3))
     _correlate_near(fine.reshape(len(fine), -1), fine.shape[2], near)
+    near /= _common(mean.shape[1], 1)[:, None] * _common(mean.shape[2], 1)
     # Patterns that move differently share a correlation of 1 between them: a peak above
     # a half is the highest, and farther shifts need no look.
     middle = near[:, 1, 1]
@@ -56,8 +59,35 @@ def measure_drift(mean: NDArray[np.float32], block_px: int) -> NDArray[np.float6
     moved = 1 + np.flatnonzero(~known)
     if len(moved):
         far = _correlate_far(fine[:, 1:-1, 1:-1], moved)
+        far /= _common(mean.shape[1], _FARTHEST_BLOCKS)[:, None]
+        far /= _common(mean.shape[2], _FARTHEST_BLOCKS)
         shifts[moved] = [_peak(correlation) for correlation in far]
     return np.cumsum(shifts, axis=0) * block_px
+
+
+def _common(side: int, farthest: int) -> NDArray[np.float64]:
+    """Return which share of a side two slices still have in common, by shift.
+
+    What they do not share adds nothing to their correlation: without this a shift looks
+    smaller than it is.
+    """
+    return 1 - np.abs(np.arange(-farthest, farthest + 1)) / side
+
+
+@kernel
+def _soften(padded: NDArray[np.float32], soft: NDArray[np.float32]) -> None:
+    """Fill `soft` with neighbouring blocks weighted 1, 2, 1 along both axes.
+
+    Detail finer than two blocks makes a correlation peak so narrow that the parabola
+    through its three highest values is drawn to the middle one.
+    """
+    for z in range(len(soft)):
+        for y in range(soft.shape[1]):
+            above, here, below = padded[z, y], padded[z, y + 1], padded[z, y + 2]
+            down = above + np.float32(2) * here + below
+            out = soft[z, y]
+            for x in range(len(out)):
+                out[x] = np.float32(1 / 16) * (down[x] + np.float32(2) * down[x + 1] + down[x + 2])
 
 
 @kernel

@@ -15,6 +15,7 @@ from deepfocus_live.focus._verdict import (
     BEYOND_LAST,
     BLURRED,
     FAINT,
+    FIXED,
     FOUND,
     INVERTED,
     MANY,
@@ -28,6 +29,7 @@ __all__ = ["Findings", "findings_of"]
 _DRIFT_SHARE = 0.25  # of a window: what blurs the axial curves
 _MOSTLY = 0.5
 _SAID_INVERTED = 0.05
+_SAID_FIXED = 0.05
 _ENDS = (BEYOND_FIRST, BEYOND_LAST)
 
 
@@ -49,6 +51,8 @@ class Findings:
     inverted_share, undecided_share : float
         Of the specimen: where contrast inverts through focus, and where nothing was
         decided; 0 to 1.
+    fixed_share : float
+        Of the field: where every slice shows the same fine pattern, dust and hot pixels.
     notes : tuple of str
         A line each, for people.
     """
@@ -59,6 +63,7 @@ class Findings:
     noise: float
     inverted_share: float
     undecided_share: float
+    fixed_share: float
     notes: tuple[str, ...]
 
 
@@ -75,9 +80,10 @@ def findings_of(verdict: Verdict, conditions: Conditions, *, window_px: int) -> 
     """
     moved = float(np.linalg.norm(np.ptp(verdict.drift_px, axis=0)))
     drifts = moved > _DRIFT_SHARE * window_px
-    counts = np.bincount(verdict.reason.ravel(), minlength=MANY + 1)
-    specimen = int(counts.sum() - counts[NOTHING])
-    undecided = specimen - int(counts[FOUND]) - int((verdict.reason == INVERTED).sum())
+    counts = np.bincount(verdict.reason.ravel(), minlength=FIXED + 1)
+    fixed_share = float(counts[FIXED] / counts.sum())
+    specimen = int(counts[FOUND : MANY + 1].sum())
+    undecided = specimen - int(counts[FOUND] + counts[INVERTED])
     share = undecided / specimen if specimen else 0.0
     notes: list[str | None] = [conditions.z_step_note, verdict.brightness.note]
     if drifts:
@@ -90,6 +96,11 @@ def findings_of(verdict: Verdict, conditions: Conditions, *, window_px: int) -> 
             f"contrast inverts through focus at {100 * verdict.inverted_share:.0f} % of the "
             "specimen: there focus is taken to be where it vanishes"
         )
+    if fixed_share > _SAID_FIXED:
+        notes.append(
+            f"{100 * fixed_share:.0f} % of the field shows the same fine pattern in every slice "
+            "(dust, hot pixels, or a specimen that never leaves focus): ignored"
+        )
     if share > _MOSTLY:
         notes.append(_why_undecided(verdict, conditions, counts, share))
     return Findings(
@@ -99,6 +110,7 @@ def findings_of(verdict: Verdict, conditions: Conditions, *, window_px: int) -> 
         noise=verdict.noise,
         inverted_share=verdict.inverted_share,
         undecided_share=share,
+        fixed_share=fixed_share,
         notes=tuple(note for note in notes if note),
     )
 

@@ -3,7 +3,7 @@
 Design Notes
 ------------
 A labeller keeps what its preset needs of each slice at block resolution and nothing
-else: for the `consensus` preset a sixth of the slice, for `axial` 22 kB of a slice of
+else: for the `consensus` preset a fifth of the slice, for `axial` 22 kB of a slice of
 1024 × 1344. Any number of stacks can be open at once, one labeller each. `finish`
 asks the rule; labels stay at block resolution and are enlarged one slice at a time,
 when they are written.

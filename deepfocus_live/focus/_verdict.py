@@ -13,6 +13,7 @@ __all__ = [
     "BEYOND_LAST",
     "BLURRED",
     "FAINT",
+    "FIXED",
     "FOUND",
     "INVERTED",
     "IN_FOCUS",
@@ -32,6 +33,7 @@ IN_FOCUS, UNDECIDED = 1, 2
 # … and what it is in the whole stack.
 NOTHING, FOUND, BEYOND_FIRST, BEYOND_LAST, NOISY = 0, 1, 2, 3, 4
 BLURRED, FAINT, SATURATED, INVERTED, MANY = 5, 6, 7, 8, 9
+FIXED = 10  # the same in every slice: dust, hot pixels
 
 _MOST_PEAKS = 3  # more cannot be told from chance
 # Of a difference between two slices of nothing but noise, relative to the noise.

@@ -119,7 +119,7 @@ def find_daemon() -> DaemonAddress | None:
 
 
 def start_daemon(
-    arguments: Sequence[str] = (), *, python: Path | None = None, patience_s: float = 60.0
+    arguments: Sequence[str] = (), *, python: Path | None = None, patience_s: float = 180.0
 ) -> DaemonAddress:
     """Start a daemon of its own session and wait until it is ready.
 

@@ -238,7 +238,14 @@ def test_hot_pixels_and_dust_are_ignored() -> None:
     dusty = label_stack(((slices - OFFSET) * dust + OFFSET).astype(np.uint16))
     assert overlap(clean, dusty) > 0.9
     empty = specimen("empty").slices
-    assert not label_stack(((empty - OFFSET) * dust + hot + OFFSET).astype(np.uint16)).best_z
+    soiled = label_stack(((empty - OFFSET) * dust + hot + OFFSET).astype(np.uint16))
+    assert soiled.best_z is None
+    assert soiled.findings is not None
+    assert soiled.findings.fixed_share > 0.05
+    assert any("same fine pattern in every slice" in note for note in soiled.notes)
+    tidy = label_stack(empty)
+    assert tidy.findings is not None
+    assert tidy.findings.fixed_share < 0.001
 
 
 def test_a_specimen_that_drifts_is_kept_out_of_training() -> None:
