@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live.focus._evidence import DETAIL_SPREAD
 from deepfocus_live.focus._verdict import (
+    BESIDE,
     BEYOND_FIRST,
     BEYOND_LAST,
     BLURRED,
@@ -24,7 +25,7 @@ from deepfocus_live.focus._verdict import (
 __all__ = ["judge_place", "leave_out_fringes", "rise_of_detail", "votes_of"]
 
 Floats = NDArray[np.float64]
-Limits = tuple[float, float, float, float, float, float, float]
+Limits = tuple[float, ...]
 
 
 def votes_of(contrast: Floats, detail: Floats, noise: Floats) -> Floats:
@@ -41,7 +42,7 @@ def votes_of(contrast: Floats, detail: Floats, noise: Floats) -> Floats:
 
 
 def rise_of_detail(
-    contrast: Floats, detail: Floats, noise: Floats, z: int, lowest: int
+    contrast: Floats, detail: Floats, noise: Floats, *, z: int, lowest: int
 ) -> tuple[float, float]:
     """Return how far one place's detail has risen at `z`: in sigmas, and as share of contrast."""
     signal = np.maximum(detail - noise, 0)
@@ -70,13 +71,13 @@ def judge_place(
         foot = 0.0 if z == main else foot_of(votes, z)
         if not is_peak(votes, z) or votes[z] - foot < prominence:
             continue
-        sigmas, sharpness = rise_of_detail(*energies, z, lowest)
+        sigmas, sharpness = rise_of_detail(*energies, z=z, lowest=lowest)
         if sigmas < perhaps:
             continue
         extent = extent_of(votes, z, foot + rise * (votes[z] - foot))
         signal = energies[0][z] - energies[2][z]
         doubts = doubts_of(z, n_z, sigmas, sharpness, signal, bool(white[extent].any()), limits)
-        reasons[z] = INVERTED if inverting else (doubts or [FOUND])[0]
+        reasons[z] = BESIDE if inverting else (doubts or [FOUND])[0]
         (in_focus if reasons[z] == FOUND else undecided)[extent] = True
     if sum(reason != NOTHING for reason in reasons.values()) > 3:
         reasons[main] = MANY

@@ -28,7 +28,8 @@ class Background:
         Whether stacks are labelled at all.
     memory_mb : int
         For what is kept of the slices of unfinished stacks. Above it the largest stack is
-        forgotten, and read back from the disk when it is whole: it costs time, never memory.
+        forgotten, and read back from the disk when it is whole; only then, and one stack at a
+        time, it takes its memory again.
     busy : callable
         Whether slices or masks are waiting; they go first.
     on_labelled : callable
@@ -109,11 +110,15 @@ class Background:
         if not self._labels:
             return
         progress = job.run.stack(job.key)
+        if progress.labelled and job.placement.z in progress.scored:
+            return
         progress.scored.add(job.placement.z)
+        progress.labelled = False
         if progress.in_memory:
             progress.labeler.add(job.placement.z, pixels)
             self._make_room(progress)
-        if len(progress.scored) >= progress.size_z:
+        # What is longer than planned is labelled once, when the run ends.
+        if len(progress.scored) == progress.size_z:
             self._label(job.run, progress)
 
     def _make_room(self, grown: StackProgress) -> None:
@@ -136,10 +141,13 @@ class Background:
         key = progress.key
         if not progress.in_memory:
             for z in progress.scored:
+                self._give_way()
                 progress.labeler.add(z, run.writer.read_slice(key.placement(z)))
         self._kept.pop(key, None)
         labels = progress.labeler.finish()
+        # A slice that comes after this is judged with all the others, from the disk.
         progress.labeler.clear()
+        progress.in_memory = False
         fractions: list[float | None] = []
         for z in range(len(labels.arrived)):
             if not labels.arrived[z]:

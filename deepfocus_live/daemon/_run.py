@@ -137,6 +137,7 @@ class ActiveRun:
         self._owed = 0
         self._in_flight: set[int] = set()
         self._stacks: dict[StackKey, StackProgress] = {}
+        self._labelled_once: set[StackKey] = set(writer.labelled_before)
         self._lock = threading.Lock()
 
     def claim(self, sequence_number: int) -> bool:
@@ -173,13 +174,23 @@ class ActiveRun:
                 labeler = StackLabeler(self.preset, shape_yx=shape, conditions=self._conditions)
                 progress = StackProgress(key, self.writer.stack_size(key), labeler)
                 self._stacks[key] = progress
+                if key in self._labelled_once:
+                    # More has come of a stack than was planned, or after its run had ended.
+                    progress.scored = self._durable_z(key)
+                    progress.in_memory = False
             return progress
+
+    def _durable_z(self, key: StackKey) -> set[int]:
+        placements = self.writer.durable_placements().values()
+        return {one.z for one in placements if one.stack(self.spec.run_id) == key}
 
     def forget(self, progress: StackProgress) -> None:
         """Let a stack go that is masked and labelled: its scores take memory."""
         with self._lock:
-            if progress.announced and progress.labelled:
-                self._stacks.pop(progress.key, None)
+            if progress.labelled:
+                self._labelled_once.add(progress.key)
+                if progress.announced:
+                    self._stacks.pop(progress.key, None)
 
     def stacks(self) -> list[StackProgress]:
         """Return the stacks that are not done."""

@@ -21,6 +21,7 @@ _CELL_BLOCKS = 4
 _OFFSET_ERROR = 0.15
 _SAID_CHANGE = 0.1
 _MOST_CHANGE = 20.0
+_TOO_MUCH = 1.05  # of the mean: a slice without light shows its offset, and noise
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Brightness:
     Attributes
     ----------
     gain : (Z,) float64
-        Of each slice, 1 in the middle one of them all, above 0.
+        Of each slice, 1 in the middle one of them all, above 0. 1 where it would be
+        below 1/20 or above 20: a slice without light cannot be corrected.
     dark_offset : float
         Counts of a pixel that saw no light.
     offset_source : str
-        "given", "estimated", or "assumed" where neither was possible.
+        "given", "estimated", "assumed" where neither was possible, or "refused" where what
+        was given is more than the stack's own counts: then nothing is corrected.
     """
 
     gain: NDArray[np.float64]
@@ -44,6 +47,11 @@ class Brightness:
     @property
     def note(self) -> str | None:
         """One line where brightness changes enough to matter, else None."""
+        if self.offset_source == "refused":
+            return (
+                f"the dark offset of {self.dark_offset:.0f} counts is above the slices' mean: "
+                "brightness is not corrected, check the offset"
+            )
         lowest, highest = float(self.gain.min()), float(self.gain.max())
         if highest - lowest < _SAID_CHANGE:
             return None
@@ -72,6 +80,8 @@ def measure_brightness(mean: NDArray[np.float32], dark_offset: float | None = No
     """
     cells = _cells(mean)
     totals = cells.mean(axis=1)
+    if dark_offset is not None and dark_offset > _TOO_MUCH * np.median(totals):
+        return Brightness(np.ones_like(totals), dark_offset, "refused")
     if dark_offset is not None:
         return Brightness(_gain(totals, dark_offset), dark_offset, "given")
     offset = _offset(cells, float(mean.min()))
@@ -100,10 +110,8 @@ def _gain(totals: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
     if light <= 0:
         return np.ones_like(totals)
     gain: NDArray[np.float64] = (totals - offset) / light
-    # A camera in the dark shows its offset and nothing else.
-    return (
-        gain if gain.min() > 1 / _MOST_CHANGE and gain.max() < _MOST_CHANGE else np.ones_like(gain)
-    )
+    gain[(gain < 1 / _MOST_CHANGE) | (gain > _MOST_CHANGE)] = 1
+    return gain
 
 
 def _offset(cells: NDArray[np.float64], darkest: float) -> float | None:
@@ -121,9 +129,10 @@ def _offset(cells: NDArray[np.float64], darkest: float) -> float | None:
     if lever == 0:
         return None
     offset = float(((1 - ratio) * missing).sum() / lever)
+    offset = float(np.clip(offset, 0.0, max(darkest, 0.0)))
     scatter = missing - offset * (1 - ratio)
     error = np.sqrt((scatter**2).sum() / max(1, len(ratio) - 1) / lever)
     light = float(np.median(totals)) - offset
     if light <= 0 or error > _OFFSET_ERROR * light:
         return None
-    return float(np.clip(offset, 0.0, max(darkest, 0.0)))
+    return offset

@@ -55,9 +55,21 @@ class Conditions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}: give a length above 0 µm")
-        flat = self.flat_field
-        if flat is not None and (np.ndim(flat) != 2 or not np.all(np.asarray(flat) > 0)):
-            raise ValueError("a flat field is (Y, X) and above 0 everywhere")
+        offset = self.dark_offset
+        if offset is not None and not (np.isfinite(offset) and offset >= 0):
+            raise ValueError(f"dark_offset is {offset}: give a number of counts, 0 or more")
+        flat = None if self.flat_field is None else np.asarray(self.flat_field)
+        if flat is not None and (flat.ndim != 2 or not np.all((flat > 0) & np.isfinite(flat))):
+            raise ValueError("a flat field is (Y, X), finite and above 0 everywhere")
+        if self.numerical_aperture is not None:
+            # Their own doors say what cannot be.
+            resolution_um(self.numerical_aperture, self.wavelength_um)
+            depth_of_field_um(
+                numerical_aperture=self.numerical_aperture,
+                immersion_index=self.immersion_index,
+                wavelength_um=self.wavelength_um,
+                pixel_size_um=self.pixel_size_um or 1.0,
+            )
 
     @property
     def grain_px(self) -> int:
@@ -72,6 +84,18 @@ class Conditions:
             return _USUAL_GRAIN_PX
         finest = resolution_um(self.numerical_aperture, self.wavelength_um) / self.pixel_size_um
         return int(np.clip(round(finest), _USUAL_GRAIN_PX, _MOST_GRAIN_PX))
+
+    @property
+    def window_note(self) -> str | None:
+        """One line where the window is not as wide as was asked for, else None."""
+        if self.window_um is None:
+            return None
+        if self.pixel_size_um is None:
+            return "a window in µm means nothing without a pixel size: 16 px it is"
+        used = GRAINS_PER_BLOCK * _BLOCKS_PER_WINDOW * self.grain_px * self.pixel_size_um
+        if 0.7 * self.window_um <= used <= 1.4 * self.window_um:
+            return None
+        return f"the window is {used:.3g} µm wide, not {self.window_um:.3g}: it is 8 to 128 px"
 
     @property
     def depth_of_field_um(self) -> float | None:
@@ -91,4 +115,4 @@ class Conditions:
         depth = self.depth_of_field_um
         if depth is None or not self.z_step_um:
             return None
-        return z_step_note(abs(self.z_step_um), depth)
+        return z_step_note(self.z_step_um, depth)

@@ -101,8 +101,8 @@ class Verdict:
     reason : (By, Bx) uint8
         What each place is: the constants of `_verdict`.
     scores : (Z, By, Bx) float32
-        Root of the detail less its noise, corrected for brightness; counts, >= 0. Upside
-        down where contrast inverts.
+        Root of the detail less its noise, corrected for brightness; counts, >= 0. Where
+        contrast inverts: upside down in the slices of the dip, 0 in the others.
     brightness : Brightness
     drift_px : (Z, 2) float64
         Of the specimen, along y and x, from the first slice on.
@@ -211,11 +211,13 @@ def consensus_rule(
         reason,
     )
     leave_out_fringes(detail, noise, limits.fringe, limits.halo, reason, outcome)
-    everywhere = np.take_along_axis(detail / noise, lowest[None].astype(np.intp), axis=0)[0]
-    reason[(reason == NOTHING) & (everywhere > 1 + limits.sure * DETAIL_SPREAD)] = FIXED
+    at = lowest[None].astype(np.intp)
+    least, hiss = (np.take_along_axis(plane, at, axis=0)[0] for plane in (detail, noise))
+    reason[(reason == NOTHING) & (least > (1 + limits.sure * DETAIL_SPREAD) * hiss)] = FIXED
     scores = np.sqrt(np.maximum(detail - noise, 0))
     turned = reason == INVERTED
-    scores[:, turned] = scores[:, turned].max(axis=0) - scores[:, turned]
+    flipped = scores[:, turned].max(axis=0) - scores[:, turned]
+    scores[:, turned] = np.where(outcome[:, turned] != 0, flipped, 0)
     return Verdict(
         weak_label=outcome == IN_FOCUS,
         undecided=outcome == UNDECIDED,

@@ -17,6 +17,7 @@ __all__ = ["measure_drift"]
 
 _LINE = 1024
 _FARTHEST_BLOCKS = 6
+_LEAST_BEND = -0.01
 _LEAST_CORRELATION = 0.5  # below it two slices have too little in common to be compared
 
 
@@ -50,18 +51,16 @@ def measure_drift(mean: NDArray[np.float32], block_px: int) -> NDArray[np.float6
     _high_pass(soft, fine)
     near = np.zeros((len(mean) - 1, 3, 3))
     _correlate_near(fine.reshape(len(fine), -1), fine.shape[2], near)
-    near /= _common(mean.shape[1], 1)[:, None] * _common(mean.shape[2], 1)
     # Patterns that move differently share a correlation of 1 between them: a peak above
     # a half is the highest, and farther shifts need no look.
     middle = near[:, 1, 1]
     known = (middle >= 0.5) & (middle >= near.max(axis=(1, 2)))
-    shifts[1:][known] = np.reshape([_peak(one) for one in near[known]], (-1, 2))
+    sides = mean.shape[1:]
+    shifts[1:][known] = np.reshape([_peak(one, sides) for one in near[known]], (-1, 2))
     moved = 1 + np.flatnonzero(~known)
     if len(moved):
         far = _correlate_far(fine[:, 1:-1, 1:-1], moved)
-        far /= _common(mean.shape[1], _FARTHEST_BLOCKS)[:, None]
-        far /= _common(mean.shape[2], _FARTHEST_BLOCKS)
-        shifts[moved] = [_peak(correlation) for correlation in far]
+        shifts[moved] = [_peak(correlation, sides) for correlation in far]
     return np.cumsum(shifts, axis=0) * block_px
 
 
@@ -177,20 +176,20 @@ def _correlate_far(fine: NDArray[np.float32], z: NDArray[np.int64]) -> NDArray[n
     return near
 
 
-def _peak(near: NDArray[np.floating]) -> tuple[float, float]:
+def _peak(near: NDArray[np.floating], sides: tuple[int, ...]) -> tuple[float, float]:
     """Return (y, x) in blocks of the highest correlation from the middle; 0 where it is too low."""
     reach = len(near) // 2
     y, x = np.unravel_index(int(near.argmax()), near.shape)
     at_edge = y in (0, 2 * reach) or x in (0, 2 * reach)
     if near[y, x] < _LEAST_CORRELATION or at_edge:
         return 0.0, 0.0
-    return (
-        float(y - reach) + _vertex(near[y - 1, x], near[y, x], near[y + 1, x]),
-        float(x - reach) + _vertex(near[y, x - 1], near[y, x], near[y, x + 1]),
-    )
+    down = near[y - 1 : y + 2, x] / _common(sides[0], reach)[y - 1 : y + 2]
+    along = near[y, x - 1 : x + 2] / _common(sides[1], reach)[x - 1 : x + 2]
+    return float(y - reach) + _vertex(*down), float(x - reach) + _vertex(*along)
 
 
 def _vertex(before: float, here: float, after: float) -> float:
     """Return where the parabola through three neighbouring values has its vertex, −0.5 to 0.5."""
     bend = before - 2 * here + after
-    return 0.0 if bend >= 0 else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))
+    # Without a bend, as along stripes, there is no telling.
+    return 0.0 if bend > _LEAST_BEND else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))

@@ -11,6 +11,7 @@ from deepfocus_live.focus._brightness import Brightness
 from deepfocus_live.focus._conditions import Conditions
 from deepfocus_live.focus._consensus import Verdict
 from deepfocus_live.focus._verdict import (
+    BESIDE,
     BEYOND_FIRST,
     BEYOND_LAST,
     BLURRED,
@@ -82,10 +83,17 @@ def findings_of(verdict: Verdict, conditions: Conditions, *, window_px: int) -> 
     drifts = moved > _DRIFT_SHARE * window_px
     counts = np.bincount(verdict.reason.ravel(), minlength=FIXED + 1)
     fixed_share = float(counts[FIXED] / counts.sum())
-    specimen = int(counts[FOUND : MANY + 1].sum())
-    undecided = specimen - int(counts[FOUND] + counts[INVERTED])
-    share = undecided / specimen if specimen else 0.0
-    notes: list[str | None] = [conditions.z_step_note, verdict.brightness.note]
+    specimen = int(counts[FOUND : BESIDE + 1].sum())
+    # What is found and left out as a fringe belongs to something that is decided.
+    open_places = verdict.undecided.any(axis=0) & ~verdict.weak_label.any(axis=0)
+    causes = np.bincount(verdict.reason[open_places], minlength=FIXED + 1)
+    causes[[NOTHING, FOUND, FIXED]] = 0
+    share = float(causes.sum() / specimen) if specimen else 0.0
+    notes: list[str | None] = [
+        conditions.z_step_note,
+        conditions.window_note,
+        verdict.brightness.note,
+    ]
     if drifts:
         notes.append(
             f"the specimen moves sideways by {moved:.0f} px during the scan, over a quarter of "
@@ -102,7 +110,7 @@ def findings_of(verdict: Verdict, conditions: Conditions, *, window_px: int) -> 
             "(dust, hot pixels, or a specimen that never leaves focus): ignored"
         )
     if share > _MOSTLY:
-        notes.append(_why_undecided(verdict, conditions, counts, share))
+        notes.append(_why_undecided(verdict, conditions, causes, share))
     return Findings(
         brightness=verdict.brightness,
         drift_px=verdict.drift_px,
@@ -116,17 +124,17 @@ def findings_of(verdict: Verdict, conditions: Conditions, *, window_px: int) -> 
 
 
 def _why_undecided(
-    verdict: Verdict, conditions: Conditions, counts: NDArray[np.intp], share: float
+    verdict: Verdict, conditions: Conditions, causes: NDArray[np.intp], share: float
 ) -> str:
     """Return one line that says why most of a stack is undecided, and what to do."""
-    causes = {kind: int(counts[kind]) for kind in range(NOTHING + 1, MANY + 1) if kind != FOUND}
-    main = max(causes, key=causes.__getitem__)
+    main = int(causes.argmax())
     where = f"{100 * share:.0f} % of the specimen is undecided, mostly because "
     if main in _ENDS:
         end = "first" if main == BEYOND_FIRST else "last"
         far = _how_far_beyond(verdict, main)
         step = conditions.z_step_um
-        length = f"{far} slices" if not step else f"{_rounded(far * abs(step))} µm"
+        slices = "1 slice" if far == 1 else f"{far} slices"
+        length = slices if not step else f"{_rounded(far * abs(step))} µm"
         return where + f"focus lies beyond the {end} slice: extend by about {length}"
     return where + dict(_REASONS)[main]
 
@@ -140,7 +148,8 @@ _REASONS = (
     ),
     (FAINT, "it is faint beside the strongest things in view"),
     (SATURATED, "the camera is saturated: expose less"),
-    (INVERTED, "contrast inverts through focus nearby"),
+    (INVERTED, "contrast inverts through focus, and is too faint to say where"),
+    (BESIDE, "contrast inverts through focus nearby"),
     (MANY, "focus curves have many maxima: take larger z-steps or expose longer"),
 )
 

@@ -11,6 +11,7 @@ when they are written.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,8 @@ class StackLabels:
         nothing is in focus.
     threshold : float
         What the rule compared with; NaN for a stack of fewer than 3 slices.
+    reach_px : int
+        How far from a pixel its label looks, in pixels.
     findings : Findings or None
         Brightness, drift, noise and inversion, by presets that look for them.
     notes : tuple of str
@@ -75,6 +78,7 @@ class StackLabels:
     mean_focus_score: NDArray[np.float64]
     best_z: int | None
     threshold: float
+    reach_px: int
     findings: Findings | None = None
     notes: tuple[str, ...] = ()
 
@@ -112,7 +116,8 @@ class StackLabeler:
     Raises
     ------
     ValueError
-        If the preset is unknown or the shape is not two sizes of at least 1.
+        If the preset is unknown, the shape is not two sizes of at least 1, or the flat
+        field has another.
     """
 
     def __init__(
@@ -126,6 +131,13 @@ class StackLabeler:
         self.shape_yx = checked_shape(shape_yx)
         self._labeling = self.preset.open(conditions or Conditions())
         self._kept: dict[int, Any] = {}
+        self._dtype: np.dtype[Any] | None = None
+        flat = None if conditions is None else conditions.flat_field
+        if flat is not None and np.shape(flat) != self.shape_yx:
+            raise ValueError(
+                f"the flat field is {np.shape(flat)}, the slices are {self.shape_yx}: "
+                "it must be taken with the same camera settings"
+            )
 
     def __len__(self) -> int:
         """Return how many slices have arrived."""
@@ -144,6 +156,7 @@ class StackLabeler:
     def clear(self) -> None:
         """Forget all slices; they may be added again."""
         self._kept.clear()
+        self._dtype = None
 
     def add(self, z_index: int, z_slice: ArrayLike) -> NDArray[np.float32]:
         """Score one slice and keep its scores; a slice that comes again replaces itself.
@@ -163,7 +176,7 @@ class StackLabeler:
         Raises
         ------
         ValueError
-            If the index is negative, the slice has another shape than the stack,
+            If the index is negative, the slice has another shape or dtype than the stack,
             or it cannot be scored (see `focus_score_blocks`).
         """
         if z_index < 0:
@@ -173,8 +186,14 @@ class StackLabeler:
                 f"slice {z_index} is {np.shape(z_slice)}, the stack is {self.shape_yx}: "
                 "slices of one stack have one size"
             )
+        dtype = np.asarray(z_slice).dtype.newbyteorder("=")
+        if self._dtype not in (None, dtype):
+            raise ValueError(
+                f"slice {z_index} is {dtype}, the stack is {self._dtype}: "
+                "slices of one stack have one type"
+            )
         kept = self._labeling.scan(z_slice)
-        self._kept[z_index] = kept
+        self._kept[operator.index(z_index)], self._dtype = kept, dtype
         return self._labeling.scores(kept)
 
     def finish(self) -> StackLabels:
@@ -221,6 +240,7 @@ class StackLabeler:
             mean_focus_score=placed(self._pixel_mean(judgement.scores)),
             best_z=int(focus_curve.argmax()) if focus_curve.any() else None,
             threshold=decision.threshold,
+            reach_px=self._labeling.reach_px,
             findings=judgement.findings,
             notes=judgement.findings.notes if judgement.findings else (),
         )

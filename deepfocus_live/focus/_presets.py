@@ -61,6 +61,9 @@ class Labeling(Protocol):
     block_px: int
     """Side of the blocks that labels are made on, in pixels."""
 
+    reach_px: int
+    """How far from a pixel its label looks, in pixels."""
+
     def scan(self, z_slice: ArrayLike, /) -> Any:
         """Return what is kept of a slice."""
 
@@ -123,6 +126,7 @@ class _ScanLabeling:
     def __init__(self, preset: ScanPreset) -> None:
         self._preset = preset
         self.block_px = scan_block_px(preset.windows_px, preset.strides_px)
+        self.reach_px = max(preset.windows_px)
 
     def scan(self, z_slice: ArrayLike, /) -> NDArray[np.float32]:
         preset = self._preset
@@ -172,6 +176,8 @@ class _ConsensusLabeling:
         self._grain_px = conditions.grain_px
         self._dtype = np.dtype(np.uint16)
         self.block_px = GRAINS_PER_BLOCK * self._grain_px
+        # Two blocks of a window, a neighbour's, and the grains of a Laplacian.
+        self.reach_px = 4 * self.block_px
 
     def scan(self, z_slice: ArrayLike, /) -> Evidence:
         pixels = checked_slice(z_slice)
@@ -191,7 +197,7 @@ class _ConsensusLabeling:
             grain_px=self._grain_px,
             dtype=self._dtype,
             dark_offset=self._conditions.dark_offset,
-            flat_field=self._flat_blocks(kept[0].mean.shape),
+            flat_field=self._flat_blocks(),
             limits=self._limits,
         )
         return Judgement(
@@ -200,16 +206,11 @@ class _ConsensusLabeling:
             findings_of(verdict, self._conditions, window_px=2 * self.block_px),
         )
 
-    def _flat_blocks(self, blocks: tuple[int, ...]) -> NDArray[np.float32] | None:
+    def _flat_blocks(self) -> NDArray[np.float32] | None:
         """Return the flat field at block resolution, 1 on average."""
         if self._conditions.flat_field is None:
             return None
         flat = slice_evidence(np.asarray(self._conditions.flat_field, np.float32), self._grain_px)
-        if flat.mean.shape != blocks:
-            raise ValueError(
-                f"the flat field is {np.shape(self._conditions.flat_field)}, the slices are not: "
-                "it must be taken with the same camera settings"
-            )
         relative: NDArray[np.float32] = flat.mean / flat.mean.mean()
         return relative
 

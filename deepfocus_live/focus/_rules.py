@@ -103,4 +103,4 @@ def _otsu(values: NDArray[np.float32]) -> float:
 
     otsu: Any = filters.threshold_otsu
     # Flat, because scikit-image warns of a colour image where the last axis is 3 or 4.
-    return float(otsu(values.ravel()))
+    return float(otsu(values.ravel().astype(np.float64)))

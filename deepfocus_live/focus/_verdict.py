@@ -9,6 +9,7 @@ from deepfocus_live.focus._evidence import DETAIL_SPREAD
 from deepfocus_live.focus._jit import kernel
 
 __all__ = [
+    "BESIDE",
     "BEYOND_FIRST",
     "BEYOND_LAST",
     "BLURRED",
@@ -33,7 +34,8 @@ IN_FOCUS, UNDECIDED = 1, 2
 # … and what it is in the whole stack.
 NOTHING, FOUND, BEYOND_FIRST, BEYOND_LAST, NOISY = 0, 1, 2, 3, 4
 BLURRED, FAINT, SATURATED, INVERTED, MANY = 5, 6, 7, 8, 9
-FIXED = 10  # the same in every slice: dust, hot pixels
+BESIDE = 10  # a peak where most of the stack inverts
+FIXED = 11  # the same in every slice: dust, hot pixels
 
 _MOST_PEAKS = 3  # more cannot be told from chance
 # Of a difference between two slices of nothing but noise, relative to the noise.
@@ -259,9 +261,10 @@ def judge_places(
                 for z in range(n_z):
                     seen = max(seen, curves[x, 1, z] - curves[x, 3, z])
                 reason[y, x] = INVERTED
-                if seen > faint * faint:
-                    for z in range(n_z):
-                        outcome[z, y, x] = dips[z, y // cell_blocks, x // cell_blocks]
+                mark = IN_FOCUS if seen > faint * faint else UNDECIDED
+                for z in range(n_z):
+                    if dips[z, y // cell_blocks, x // cell_blocks]:
+                        outcome[z, y, x] = mark
             elif highest_rise[y, x] < perhaps:
                 reason[y, x] = NOTHING
             else:
@@ -304,7 +307,7 @@ def _judge_peaks(
         if sigmas < perhaps:
             this = NOTHING
         elif inverting:
-            this = INVERTED
+            this = BESIDE
         elif sigmas < sure:
             this = NOISY
         elif sharpness < sharp:
@@ -318,17 +321,18 @@ def _judge_peaks(
         if this != NOTHING:
             peaks += 1
             limit = foot + rise * (votes[z] - foot)
-            for step in (-1, 1):
-                k = z
-                while 0 <= k <= last and votes[k] >= limit:
-                    if this == FOUND and white[k]:
-                        outcome[k] = UNDECIDED
-                        this = SATURATED
-                    elif this == FOUND:
-                        outcome[k] = IN_FOCUS
-                    elif outcome[k] != IN_FOCUS:
-                        outcome[k] = UNDECIDED
-                    k += step
+            first = end = z
+            while first > 0 and votes[first - 1] >= limit:
+                first -= 1
+            while end <= last and votes[end] >= limit:
+                end += 1
+            if this == FOUND and white[first:end].any():
+                this = SATURATED
+            for k in range(first, end):
+                if this == FOUND:
+                    outcome[k] = IN_FOCUS
+                elif outcome[k] != IN_FOCUS:
+                    outcome[k] = UNDECIDED
         if z == main:
             kind = this
     if peaks > _MOST_PEAKS:
@@ -348,7 +352,8 @@ def _foot(votes: NDArray[np.float32], peak: int) -> float:
         z = peak + step
         while 0 <= z < len(votes):
             lowest = min(lowest, votes[z])
-            if votes[z] >= votes[peak]:
+            # A flat top's own slices are not others as high.
+            if votes[z] > votes[peak] or (votes[z] == votes[peak] and lowest < votes[peak]):
                 foot = max(foot, lowest)
                 break
             z += step

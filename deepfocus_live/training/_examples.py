@@ -136,7 +136,7 @@ def with_weak_labels(
         stack.name,
         slices,
         np.stack(targets),
-        gap_px=max(_LEAST_GAP_PX, 2 * labels.block_px),
+        gap_px=max(_LEAST_GAP_PX, labels.reach_px),
         trainable=labels.trainable,
     )
 

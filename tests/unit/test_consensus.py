@@ -140,6 +140,7 @@ def test_contrast_that_inverts_is_in_focus_where_it_vanishes() -> None:
     labels = label_stack(rng.normal(z_stack, 12).round().astype(np.uint16))
     assert np.flatnonzero(labels.focus_curve > 0.02).tolist() == [5, 6, 7]
     assert labels.focus_curve[6] > 0.9
+    assert labels.mean_focus_score.argmax() == 6
     assert labels.findings is not None
     assert labels.findings.inverted_share > 0.9
     assert any("inverts" in note for note in labels.notes)
@@ -287,6 +288,10 @@ def test_a_flat_field_evens_out_the_light() -> None:
     even = label_stack(slices)
     told = label_stack(dark, conditions=Conditions(flat_field=shade, dark_offset=OFFSET))
     assert overlap(even, told) > overlap(even, label_stack(dark))
+    brighter = told.scores[even.weak_label] / even.scores[even.weak_label]
+    columns = np.nonzero(even.weak_label)[2]
+    left, right = (np.median(brighter[part]) for part in (columns < 10, columns >= 20))
+    assert left == pytest.approx(right, rel=0.05)
     with pytest.raises(ValueError, match="the flat field is"):
         label_stack(dark, conditions=Conditions(flat_field=np.ones((50, 50))))
 
@@ -324,3 +329,21 @@ def test_what_is_kept_of_a_slice_is_small() -> None:
     kept = labeler._kept[0]
     size = sum(array.nbytes for array in vars(kept).values())
     assert size < 0.2 * z_slice.nbytes
+
+
+def test_peaks_beside_a_specimen_that_inverts_are_undecided() -> None:
+    rng = np.random.default_rng(3)
+    heights = np.arange(15) - 6
+    pattern = ndimage.gaussian_filter(rng.normal(0, 1, (160, 240)), 2)
+    pattern *= 500 / pattern.std()
+    sign = np.where(np.arange(240) < 160, np.tanh(heights / 3)[:, None, None], 1)
+    z_stack = [
+        ndimage.gaussian_filter(s, 0.5 * abs(h))
+        for s, h in zip(sign * pattern, heights, strict=True)
+    ]
+    labels = label_stack(rng.normal(2000 + np.array(z_stack), 12).round().astype(np.uint16))
+    assert labels.findings is not None
+    assert labels.findings.inverted_share > 0.3
+    plain = np.s_[6, :, 24:]
+    assert not labels.weak_label[plain].any()
+    assert labels.undecided[plain].mean() > 0.9

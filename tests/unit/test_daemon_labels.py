@@ -49,8 +49,14 @@ def run(tmp_path: Path) -> Iterator[ActiveRun]:
     writer.close()
 
 
-def labelled(run: ActiveRun, *stacks: NDArray[Any], memory_mb: int = 16) -> list[bool]:
-    """Have stacks labelled, one a time point; return whether each may be learned from."""
+def labelled(
+    run: ActiveRun, *stacks: NDArray[Any], memory_mb: int = 16, times: int = 0, ends_after: int = -1
+) -> list[bool]:
+    """Have stacks labelled, one a time point; return whether each may be learned from.
+
+    The run ends after the last slice, and after slice `ends_after`; labels are waited for until
+    there were `times`, one a stack by default.
+    """
     told: list[bool] = []
 
     def tell(_run: ActiveRun, progress: StackProgress, _shares: list[float | None]) -> None:
@@ -65,8 +71,13 @@ def labelled(run: ActiveRun, *stacks: NDArray[Any], memory_mb: int = 16) -> list
             placement = Placement(0, t, 0, z)
             run.owe(1)
             background.put(StoredSlice(run, placement, number, budget=budget, pixels=pixels))
+            if z == ends_after:
+                run.owe(1)
+                background.put(run)
+    run.owe(1)
+    background.put(run)
     deadline = time.monotonic() + 60
-    while len(told) < len(stacks) and time.monotonic() < deadline:
+    while len(told) < (times or len(stacks)) and time.monotonic() < deadline:
         time.sleep(0.01)
     background.stop()
     return told
@@ -113,6 +124,35 @@ def test_stacks_beyond_the_memory_are_read_again_and_labelled_alike(
         for z in range(len(slices)):
             got = np.asarray(image.labels["weak_label"][t, 0, z])
             np.testing.assert_array_equal(got, want.weak_label_slice(z))
+
+
+@pytest.mark.parametrize(
+    ("planned", "ends_after", "times"),
+    [
+        pytest.param(SHAPE[0], 3, 2, id="ended-and-resumed"),
+        pytest.param(3, -1, 2, id="longer-than-planned"),
+        pytest.param(1, -1, 2, id="not-planned"),
+        pytest.param(9, -1, 1, id="shorter-than-planned"),
+    ],
+)
+def test_a_stack_is_judged_whole_however_long_it_was_planned(
+    tmp_path: Path, still: NDArray[Any], planned: int, ends_after: int, times: int
+) -> None:
+    spec = run_spec(
+        height_px=SHAPE[1],
+        width_px=SHAPE[2],
+        images=[{"name": "here", "size_t": 1, "size_z": planned}],
+    )
+    writer = RunWriter.create(tmp_path, spec, QUICK, about={})
+    run = ActiveRun(writer, preset="consensus", conditions=CONDITIONS)
+    labelled(run, still, times=times, ends_after=ends_after)
+    writer.close()
+    image = open_run(writer.path).images[0]
+    want = label_stack(still, conditions=CONDITIONS)
+    assert want.weak_label.any()
+    for z in range(len(still)):
+        got = np.asarray(image.labels["weak_label"][0, 0, z])
+        np.testing.assert_array_equal(got, want.weak_label_slice(z))
 
 
 def open_runs(conditions: Conditions, warnings: list[str]) -> OpenRuns:
