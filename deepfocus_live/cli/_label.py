@@ -64,7 +64,7 @@ def label(
     ] = False,
 ) -> None:
     """Label focal stacks by rule: image, weak_label and undecided as OME-Zarr."""
-    from deepfocus_live.focus import StackLabeler
+    from deepfocus_live.focus import DEFAULT_PRESET, Conditions, StackLabeler
     from deepfocus_live.volume import VolumeFile
 
     rule = _rule(preset, measure)
@@ -76,6 +76,11 @@ def label(
         dark_offset=dark_offset,
         flat_field=flat_field,
     )
+    if rule.name != DEFAULT_PRESET and given != Conditions():
+        raise InputError(
+            f"--preset {rule.name} takes no account of optics, window, dark offset and flat field; "
+            f"{DEFAULT_PRESET} does."
+        )
     opened = open_all(stacks)
     conditions = [calibrated(given, stack) for stack in opened]
     layouts = [layout_of(stack, ("weak_label", "undecided")) for stack in opened]

@@ -95,6 +95,11 @@ def _ranked(stack: Stack, window_px: int, progress: ProgressLine) -> Ranking:
     def tell(_z: int) -> None:
         progress.advance(f"ranking on {stack.name}")
 
+    if window_px > min(stack.shape[1:]):
+        raise InputError(
+            f"--window: {window_px} px is more than the slices of {stack.path} have "
+            f"({stack.shape[1]} × {stack.shape[2]}); give a smaller one"
+        )
     try:
         return rank_measures(stack, window_px=window_px, stride_px=window_px // 2, on_slice=tell)
     except InputError:

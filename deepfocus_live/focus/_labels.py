@@ -131,6 +131,7 @@ class StackLabeler:
         self.shape_yx = checked_shape(shape_yx)
         self._labeling = self.preset.open(conditions or Conditions())
         self._kept: dict[int, Any] = {}
+        self._blank: set[int] = set()
         self._dtype: np.dtype[Any] | None = None
         flat = None if conditions is None else conditions.flat_field
         if flat is not None and np.shape(flat) != self.shape_yx:
@@ -156,10 +157,14 @@ class StackLabeler:
     def clear(self) -> None:
         """Forget all slices; they may be added again."""
         self._kept.clear()
+        self._blank.clear()
         self._dtype = None
 
     def add(self, z_index: int, z_slice: ArrayLike) -> NDArray[np.float32]:
         """Score one slice and keep its scores; a slice that comes again replaces itself.
+
+        A slice of nothing but zeros was never written, or the camera failed: it counts
+        as missing.
 
         Parameters
         ----------
@@ -192,8 +197,14 @@ class StackLabeler:
                 f"slice {z_index} is {dtype}, the stack is {self._dtype}: "
                 "slices of one stack have one type"
             )
+        z_index, self._dtype = operator.index(z_index), dtype
+        self._kept.pop(z_index, None)
+        if _is_blank(np.asarray(z_slice)):
+            self._blank.add(z_index)
+            return np.zeros(self._blocks, np.float32)
         kept = self._labeling.scan(z_slice)
-        self._kept[operator.index(z_index)], self._dtype = kept, dtype
+        self._kept[z_index] = kept
+        self._blank.discard(z_index)
         return self._labeling.scores(kept)
 
     def finish(self) -> StackLabels:
@@ -204,8 +215,7 @@ class StackLabeler:
         """
         order = sorted(self._kept)
         if len(order) < MIN_SLICES:
-            blocks = tuple(-(-side // self.block_px) for side in self.shape_yx)
-            shape = (len(order), blocks[0], blocks[1])
+            shape = (len(order), *self._blocks)
             scores = np.zeros(shape, np.float32)
             for position, z_index in enumerate(order):
                 scores[position] = self._labeling.scores(self._kept[z_index])
@@ -215,7 +225,7 @@ class StackLabeler:
         return self._labels(order, judgement)
 
     def _labels(self, order: list[int], judgement: Judgement) -> StackLabels:
-        n_z = order[-1] + 1 if order else 0
+        n_z = 1 + max((*order, *self._blank), default=-1)
         decision = judgement.decision
         arrived = np.zeros(n_z, bool)
         arrived[order] = True
@@ -242,8 +252,20 @@ class StackLabeler:
             threshold=decision.threshold,
             reach_px=self._labeling.reach_px,
             findings=judgement.findings,
-            notes=judgement.findings.notes if judgement.findings else (),
+            notes=(*self._blank_note(), *(judgement.findings.notes if judgement.findings else ())),
         )
+
+    @property
+    def _blocks(self) -> tuple[int, int]:
+        height, width = self.shape_yx
+        return -(-height // self.block_px), -(-width // self.block_px)
+
+    def _blank_note(self) -> tuple[str, ...]:
+        if not self._blank:
+            return ()
+        some = ", ".join(str(z) for z in sorted(self._blank)[:5])
+        more = ", …" if len(self._blank) > 5 else ""
+        return (f"all pixels are 0 at z {some}{more}: taken for missing",)
 
     def _pixel_mean(self, blocks: NDArray[np.generic]) -> NDArray[np.float64]:
         """Return the mean over pixels of each slice's blocks: cut blocks count less."""
@@ -256,6 +278,11 @@ class StackLabeler:
         """Return each block's share of one side of the slice."""
         edges = np.append(np.arange(0, side, self.block_px), side)
         return np.diff(edges) / side
+
+
+def _is_blank(z_slice: NDArray[Any]) -> bool:
+    """Return whether all pixels are 0; nearly free where they are not."""
+    return not (z_slice[::61, ::67].any() or z_slice.any())
 
 
 def label_stack(

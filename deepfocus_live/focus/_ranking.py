@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepfocus_live.focus._door import checked_slice
 from deepfocus_live.focus._measures import MEASURES, measure_named
-from deepfocus_live.focus._presets import PRESETS
+from deepfocus_live.focus._presets import DEFAULT_PRESET
 from deepfocus_live.focus._rules import MIN_SLICES
 from deepfocus_live.focus._scan import focus_score_blocks, scan_block_px
 
@@ -58,7 +58,6 @@ REPEATED = 0.2  # correlation of neighbouring slices; that of noise is 0
 FEWEST_BLOCKS = 4
 EVEN = 0.05  # of reliability, a share
 SEED = 1998
-DEFAULT_PRESET = "consensus"
 
 
 @dataclass(frozen=True)
@@ -584,7 +583,7 @@ def _recommendation(
             "too little signal: nowhere is there detail above the noise "
             f"({noise_counts:.2g} counts) that the next slice shows again"
         )
-    recommended = DEFAULT_PRESET if DEFAULT_PRESET in PRESETS else next(iter(PRESETS))
+    recommended = DEFAULT_PRESET
     if inverted >= INVERTED:
         reason = (
             f"contrast inverts through focus at {_percent(inverted)} of the textured places: "
@@ -598,8 +597,8 @@ def _recommendation(
         )
     else:
         reason = (
-            f"nothing inverts through focus; {best.measure} finds the best slice most surely, "
-            f"at {_percent(best.reliable)} of the textured places"
+            f"nothing inverts through focus; {best.measure} is the steepest of those that "
+            f"find the best slice surely, at {_percent(best.reliable)} of the textured places"
         )
     if inverted < INVERTED and best.false_peaks >= 1:
         reason += f"; but places have {best.false_peaks:.1f} further peaks: look at the labels"

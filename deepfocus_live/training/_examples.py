@@ -132,6 +132,9 @@ def with_weak_labels(
         block_target(labels.weak_label_slice(z), labels.undecided_slice(z), reduction)
         for z in range(len(slices))
     ]
+    for target, arrived in zip(targets, labels.arrived, strict=True):
+        if not arrived:
+            target[:] = UNKNOWN
     return LabelledStack(
         stack.name,
         slices,
@@ -145,6 +148,9 @@ def _calibrated(conditions: Conditions | None, stack: SliceStack) -> Conditions:
     """Return `conditions` with the calibration of a stack that has one."""
     # Stacks from files do; the least that a stack must be does not.
     lengths: dict[str, Any] = {}
+    flat = None if conditions is None else conditions.flat_field
+    if flat is not None and flat.shape != stack.shape[1:]:
+        lengths["flat_field"] = None  # said where stacks are opened
     for name in ("pixel_size_um", "z_step_um"):
         said: Calibration | None = getattr(stack, name, None)
         if said is not None:

@@ -172,6 +172,9 @@ class _Retraining:
         with contextlib.ExitStack() as files:
             for stack in _opened(stacks, files):
                 self._tell("label", f"labelling {stack.name}")
+                flat = settings.conditions.flat_field if settings.conditions else None
+                if flat is not None and flat.shape != stack.shape[1:]:
+                    self._tell("label", f"{stack.name} has another size than the flat field")
                 one = with_weak_labels(
                     stack,
                     preset=settings.preset,

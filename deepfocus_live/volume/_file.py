@@ -39,6 +39,8 @@ class VolumeFile:
         self._partial = path.with_name(f".{path.name}.partial")
         if path.exists() and not overwrite:
             raise InputError(f"{path}: exists already. Choose another -o, or give --overwrite.")
+        if path.is_file():
+            raise InputError(f"{path}: is a file, and no OME-Zarr is. Choose another -o.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._partial, ignore_errors=True)

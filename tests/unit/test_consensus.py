@@ -307,6 +307,9 @@ def test_a_z_step_above_the_depth_of_field_is_said() -> None:
         ({"pixel_size_um": 0.0}, "pixel_size_um is 0"),
         ({"window_um": -1.0}, "window_um is -1"),
         ({"flat_field": np.zeros((4, 4))}, "above 0 everywhere"),
+        ({"flat_field": np.full((4, 4), np.inf)}, "finite and above 0"),
+        ({"dark_offset": float("nan")}, "dark_offset is nan"),
+        ({"numerical_aperture": 1.4}, "immersion"),
     ],
 )
 def test_conditions_that_cannot_be_are_refused(given: dict[str, Any], words: str) -> None:
@@ -320,6 +323,54 @@ def test_limits_decide_how_much_is_asked_for() -> None:
     strict = label_stack(slices, ConsensusPreset("strict", "", Limits(rise=0.9, faint=0.6)))
     assert 0 < strict.weak_label.sum() < usual.weak_label.sum()
     assert not (strict.weak_label & ~usual.weak_label).sum() > 0.05 * strict.weak_label.sum()
+
+
+def test_slices_of_zeros_count_as_missing() -> None:
+    slices = specimen().slices.copy()
+    labeler = StackLabeler(shape_yx=(200, 240))
+    for z in (0, 1, 2, 3, 4, 6, 7, 8):
+        labeler.add(z, slices[z])
+    want = labeler.finish()
+    slices[[5, 9, 10]] = 0
+    labels = label_stack(slices)
+    assert np.flatnonzero(~labels.arrived).tolist() == [5, 9, 10]
+    np.testing.assert_array_equal(labels.weak_label[:9], want.weak_label)
+    assert not labels.weak_label[9:].any()
+    assert labels.weak_label_slice(10).shape == (200, 240)
+    assert "all pixels are 0 at z 5, 9, 10: taken for missing" in labels.notes
+
+
+def test_stripes_along_one_axis_are_no_drift() -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.normal(0, 30, (200, 1)) + rng.normal(0, 3, (6, 200, 240))
+    labels = label_stack((1000 + rows).round().astype(np.uint16))
+    assert labels.trainable
+    half_dark = specimen().slices.copy()
+    half_dark[:, :, :60] = 0
+    assert label_stack(half_dark).trainable
+
+
+def test_scores_are_highest_where_an_inverting_place_is_in_focus() -> None:
+    rng = np.random.default_rng(3)
+    pattern = 500 * ndimage.gaussian_filter(rng.normal(0, 1, (128, 128)), 2) / 0.14
+    contrast = np.tanh((np.arange(13) - 6) / 3)[:, None, None]
+    stack = 3000 + contrast * pattern + rng.normal(0, 12, (13, 128, 128))
+    labels = label_stack(stack.round().astype(np.uint16))
+    assert labels.weak_label.any(axis=0).mean() > 0.9
+    best = np.take_along_axis(labels.weak_label, labels.scores.argmax(axis=0)[None], axis=0)[0]
+    assert best[labels.weak_label.any(axis=0)].mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("window_um", "pixel_size_um", "words"),
+    [(20.0, None, "without a pixel size"), (900.0, 0.65, "83.2 µm wide, not 900")],
+)
+def test_a_window_that_cannot_be_had_is_said(
+    window_um: float, pixel_size_um: float | None, words: str
+) -> None:
+    asked = Conditions(window_um=window_um, pixel_size_um=pixel_size_um)
+    assert any(words in note for note in label_stack(specimen().slices, conditions=asked).notes)
+    assert Conditions(window_um=16.0, pixel_size_um=1.0).window_note is None
 
 
 def test_what_is_kept_of_a_slice_is_small() -> None:

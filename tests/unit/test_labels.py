@@ -198,6 +198,11 @@ def test_a_lazy_stack_is_read_one_slice_at_a_time() -> None:
             lambda: StackLabeler("axial", shape_yx=(0, 5)), "at least 1", id="empty-shape"
         ),
         pytest.param(
+            lambda: label_stack([np.ones((5, 5), np.uint8), np.ones((5, 5), np.uint16)]),
+            "slice 1 is uint16, the stack is uint8",
+            id="two-types",
+        ),
+        pytest.param(
             lambda: StackLabeler("axial", shape_yx=(5, 5)).add(-1, np.zeros((5, 5), np.uint8)),
             "numbered from 0, not -1",
             id="negative-z",

@@ -165,7 +165,7 @@ def test_what_is_judged_lies_beyond_the_windows_of_the_labels(specimen: np.ndarr
         reduction=4,
         conditions=Conditions(window_um=64.0, pixel_size_um=1.0),
     )
-    assert wide.gap_px == 64
+    assert wide.gap_px == 128
     assert with_weak_labels(_Opened(specimen), preset="axial", reduction=4).gap_px == 32
 
 
