@@ -49,6 +49,10 @@ def test_slice_and_overlay_change_while_a_demo_runs(browser: Browser, tmp_path: 
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(_wait_for_page(process))
         page.wait_for_selector("#view[data-mask-sequence]", timeout=60_000)
+        # The first slices have little in focus: there a mask may have nothing to show.
+        page.wait_for_function(
+            "() => Number(document.querySelector('#view').dataset.maskSequence) >= 5"
+        )
         first = page.screenshot()
         bare = page.evaluate("() => document.querySelector('#view').toDataURL()")
         page.keyboard.press("m")
