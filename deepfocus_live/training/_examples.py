@@ -148,9 +148,6 @@ def _calibrated(conditions: Conditions | None, stack: SliceStack) -> Conditions:
     """Return `conditions` with the calibration of a stack that has one."""
     # Stacks from files do; the least that a stack must be does not.
     lengths: dict[str, Any] = {}
-    flat = None if conditions is None else conditions.flat_field
-    if flat is not None and flat.shape != stack.shape[1:]:
-        lengths["flat_field"] = None  # said where stacks are opened
     for name in ("pixel_size_um", "z_step_um"):
         said: Calibration | None = getattr(stack, name, None)
         if said is not None:

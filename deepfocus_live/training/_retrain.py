@@ -7,7 +7,7 @@ import datetime
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,14 +172,11 @@ class _Retraining:
         with contextlib.ExitStack() as files:
             for stack in _opened(stacks, files):
                 self._tell("label", f"labelling {stack.name}")
-                flat = settings.conditions.flat_field if settings.conditions else None
-                if flat is not None and flat.shape != stack.shape[1:]:
-                    self._tell("label", f"{stack.name} has another size than the flat field")
                 one = with_weak_labels(
                     stack,
                     preset=settings.preset,
                     reduction=reduction,
-                    conditions=settings.conditions,
+                    conditions=self._conditions_of(stack),
                 )
                 if one.trainable:
                     labelled.append(one)
@@ -190,6 +187,15 @@ class _Retraining:
         if not labelled:
             raise InputError("no stack was given to learn from")
         return labelled
+
+    def _conditions_of(self, stack: SliceStack) -> Conditions | None:
+        """Return the conditions, without a flat field that is not of this stack's size."""
+        conditions = self._settings.conditions
+        flat = None if conditions is None else conditions.flat_field
+        if conditions is None or flat is None or flat.shape == stack.shape[1:]:
+            return conditions
+        self._tell("label", f"{stack.name} has another size than the flat field: done without it")
+        return replace(conditions, flat_field=None)
 
     def _leave_out(self, name: str) -> None:
         line = f"{name} is left out: the specimen moves sideways during the scan"

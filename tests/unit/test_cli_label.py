@@ -132,6 +132,20 @@ def test_measure_takes_the_place_of_the_preset_s_own(
     assert_written(tmp_path / "out.ome.zarr", label_stack(slices, axial.measured_by("tenengrad")))
 
 
+def test_presets_that_correct_for_nothing_take_no_conditions(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("label", str(folder / "plain.tif"), "-o", str(tmp_path / "out.ome.zarr"))
+    flags = ("--preset", "axial", "--dark-offset", "100")
+    code, _, err = run(*words, *flags, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "axial takes no account of optics" in err
+    assert not (tmp_path / "out.ome.zarr").exists()
+
+
 def test_optics_set_the_windows_and_judge_the_z_step(
     label: Command, slices: NDArray[Any], tmp_path: Path
 ) -> None:

@@ -158,6 +158,14 @@ def test_labels_reckon_with_the_stack_s_own_calibration(specimen: np.ndarray) ->
         np.testing.assert_array_equal(stack.target[z], target)
 
 
+def test_a_slice_of_zeros_teaches_nothing(specimen: np.ndarray) -> None:
+    torn = specimen.copy()
+    torn[3] = 0
+    stack = with_weak_labels(_Opened(torn), preset="consensus", reduction=4)
+    assert (stack.target[3] == UNKNOWN).all()
+    assert not (stack.target[[0, 1, 2, 4]] == UNKNOWN).all(axis=(1, 2)).any()
+
+
 def test_what_is_judged_lies_beyond_the_windows_of_the_labels(specimen: np.ndarray) -> None:
     wide = with_weak_labels(
         _Opened(specimen),
