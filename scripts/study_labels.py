@@ -29,12 +29,12 @@ from deepfocus_live.focus import (
     focus_score_map,
     label_stack,
 )
-from deepfocus_live.simulation import SPECIMENS, Camera, FocalStack, simulate_focal_stack
+from deepfocus_live.simulation import Camera, FocalStack, simulate_focal_stack
 
 SHAPE = (15, 384, 448)
 Z_STEP_UM = 5.0
 CAMERA = Camera(bit_depth=16)  # twice the light must not saturate it
-KINDS = tuple(name for name in SPECIMENS if name != "empty")
+KINDS = ("organoids", "organoid_layer", "spheres", "tilted_sheet", "filaments")
 DEFAULT = "consensus"
 Stack = NDArray[Any]
 

@@ -11,8 +11,9 @@ and never layers × slices.
 In transmitted light a density *d* takes away the part *d* of the light. What several blurred
 layers leave of it is exp(-(s + s²/2)) with s the sum of their densities: 1 - s to third order for a
 single layer, and never negative where dark things lie above each other. In fluorescence the sum
-shines. Waves are not simulated: no phase contrast, no fringes, no contrast that inverts through
-focus.
+shines. In phase contrast the structures are weak phase objects, dark on grey with a bright halo.
+Waves enter only there and where `refraction` is above 0, by the transfer function of weak phase
+objects: fringes, and contrast that inverts through focus.
 
 *Truth.* A pixel of a structure is in focus at z if |z - depth| is at most half the depth of field
 or half a z-step, whichever is larger (so that every depth within the scan is in focus somewhere),
@@ -20,6 +21,12 @@ and there is something to see: the structure's own fine detail, its density less
 (sigma 4 pixels), has around the pixel (Gaussian window, sigma 2.5) a root mean square of at least
 0.03 of the light. A smooth shadow, however dark, is never in focus. Where structures lie above each
 other each has its own say, and the depth is that of the one with the most detail.
+
+*Undecided.* What one slice does not tell, for a network or for a person: the step beyond the
+tolerance, up to twice as far from the slice (people who judge the same region twice differ by a
+slice); the rim of a structure, where its detail fades from 1.5 to 2/3 of the limit; detail that the
+light's noise hides, a root mean square below half the noise of a pixel; and dust, which is sharp
+and is no specimen. `in_focus` says of these places too what is true.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.fft
@@ -37,17 +44,24 @@ from scipy import ndimage
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.simulation._optics import Camera, Optics
+from deepfocus_live.simulation._pattern import FixedPattern
 from deepfocus_live.simulation._specimens import SPECIMENS, Field, Structure
 
-__all__ = ["FocalStack", "demo_stack", "focus_tolerance_um", "simulate_focal_stack"]
+__all__ = ["Contrast", "FocalStack", "demo_stack", "focus_tolerance_um", "simulate_focal_stack"]
+
+Contrast = Literal["transmitted", "fluorescence", "phase"]
 
 _DETAIL_PX = 4.0
 _WINDOW_PX = 2.5
 _DETAIL_RMS = 0.03
+# Detail between these parts of the limit is undecided, and detail below this part of the noise.
+_RIM = (2 / 3, 1.5)
+_HIDDEN = 0.5
 # How far outside the view the specimen goes on: what is blurred there reaches in, and what wraps
 # around in the Fourier transform stays out, mostly.
 _MARGIN_PX = 64
 _FLUORESCENCE_BACKGROUND = 0.03
+_PHASE_BACKGROUND = 0.55
 # Steps of the table that gives the transfer function at every pixel of the Fourier plane.
 _TRANSFER_STEPS = 2048
 
@@ -62,6 +76,9 @@ class FocalStack:
         Camera counts.
     in_focus : (Z, Y, X) bool
         Where something is to be seen and it is in focus.
+    undecided : (Z, Y, X) bool
+        Where one slice does not tell; see the module's design notes. Whoever judges a network
+        that sees one slice leaves these places out.
     depth_um : (Y, X) float32
         True depth of what is to be seen there; NaN where there is nothing.
     z_um : (Z,) float64
@@ -70,14 +87,18 @@ class FocalStack:
         At the specimen.
     z_step_um : float
         Between slices.
+    depth_of_field_um : float
+        Total, of the objective.
     """
 
     slices: NDArray[np.uint16]
     in_focus: NDArray[np.bool_]
+    undecided: NDArray[np.bool_]
     depth_um: NDArray[np.float32]
     z_um: NDArray[np.float64]
     pixel_size_um: float
     z_step_um: float
+    depth_of_field_um: float
 
 
 def focus_tolerance_um(optics: Optics, z_step_um: float) -> float:
@@ -96,9 +117,12 @@ def simulate_focal_stack(
     z_step_um: float = 6.0,
     optics: Optics | None = None,
     camera: Camera | None = None,
-    contrast: Literal["transmitted", "fluorescence"] = "transmitted",
+    contrast: Contrast = "transmitted",
+    refraction: float = 0.0,
+    ring: float = 0.5,
     brightness_ramp: tuple[float, float] = (1.0, 1.0),
     vignetting: float = 0.12,
+    pattern: FixedPattern | None = None,
     seed: int = 0,
 ) -> FocalStack:
     """Simulate the z-scan of a specimen.
@@ -115,20 +139,29 @@ def simulate_focal_stack(
         A 0.3 NA air objective at 0.65 µm per pixel by default.
     camera : Camera, optional
         A 12-bit camera, white at 3300 counts, by default.
-    contrast : {"transmitted", "fluorescence"}
-        Dark on bright, or bright on dark.
+    contrast : {"transmitted", "fluorescence", "phase"}
+        Dark on bright, bright on dark, or dark on grey with halos.
+    refraction : float
+        In transmitted light: how much structures bend light beside absorbing it, 0 or more. Such
+        contrast is nothing in focus and inverts from one side of it to the other.
+    ring : float
+        Part of the sharp-edged disc in the blur, 0 to 1; the rest is Gaussian. At 1 a blurred
+        point is a plain disc, and detail of some sizes inverts.
     brightness_ramp : (float, float)
         Brightness of the lamp at the first and last slice, linear between, >= 0; 1 is white.
     vignetting : float
         Part of the light that is lost in the farthest corner, 0 to 1.
+    pattern : FixedPattern, optional
+        Stripes, uneven gain and dust; none by default.
     seed : int
         The same seed and arguments give the same stack.
 
     Returns
     -------
     FocalStack
-        Slices, true in-focus mask and true depth. See `focus_tolerance_um` for the criterion; there
-        must also be something to see, fine detail of at least 3 % of the light.
+        Slices, true in-focus mask, what one slice leaves undecided, and true depth. See
+        `focus_tolerance_um` for the criterion; there must also be something to see, fine detail
+        of at least 3 % of the light.
 
     Raises
     ------
@@ -138,9 +171,10 @@ def simulate_focal_stack(
     optics = Optics() if optics is None else optics
     camera = Camera() if camera is None else camera
     _check(specimen, shape, z_step_um, contrast, brightness_ramp, vignetting)
+    _check_waves(refraction, ring)
     # Streams of their own: a longer scan or another camera leaves the specimen as it is.
-    specimen_rng, light_rng, noise_rng = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
+    specimen_rng, light_rng, noise_rng, pattern_rng = (
+        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)
     )
     slices, height, width = shape
     z_um = np.arange(slices, dtype=np.float64) * z_step_um
@@ -154,19 +188,30 @@ def simulate_focal_stack(
     structures = list(SPECIMENS[specimen](field))
     view = (slice(_MARGIN_PX, _MARGIN_PX + height), slice(_MARGIN_PX, _MARGIN_PX + width))
 
-    in_focus, depth_um = _truth(structures, z_um, focus_tolerance_um(optics, z_step_um), shape)
-    spectra = _blurred_spectra(structures, z_um, optics, canvas, z_step_um)
+    truth = _truth(structures, z_um, focus_tolerance_um(optics, z_step_um), shape)
+    waves = _Waves(contrast, refraction, ring)
+    spectra = _blurred_spectra(structures, z_um, optics, canvas, z_step_um, waves)
     illumination = _illumination((height, width), vignetting, light_rng)
+    factor, dusty = (pattern or FixedPattern()).draw((height, width), pattern_rng)
     lamp = np.linspace(*brightness_ramp, slices)
     counts = np.empty(shape, np.uint16)
+    undecided = np.empty(shape, np.bool_)
     for z in range(slices):
         density = scipy.fft.irfft2(spectra[z], s=canvas, workers=1)[view]
-        if contrast == "transmitted":
-            light = np.exp(-(density + 0.5 * density**2))
-        else:
-            light = _FLUORESCENCE_BACKGROUND + np.maximum(density, 0)
-        counts[z] = camera.expose((light * illumination * lamp[z]).astype(np.float32), noise_rng)
-    return FocalStack(counts, in_focus, depth_um, z_um, optics.pixel_size_um, z_step_um)
+        brightness = illumination * lamp[z]
+        light = (_light_of(density, contrast) * brightness).astype(np.float32)
+        counts[z] = camera.expose(light * factor, noise_rng)
+        undecided[z] = truth.undecided(z, _noise_of(light, camera), brightness) | dusty
+    return FocalStack(
+        counts,
+        truth.in_focus,
+        undecided,
+        truth.depth_um,
+        z_um,
+        optics.pixel_size_um,
+        z_step_um,
+        optics.depth_of_field_um,
+    )
 
 
 def demo_stack(seed: int = 3, *, shape: tuple[int, int, int] = (21, 512, 512)) -> FocalStack:
@@ -180,12 +225,52 @@ def demo_stack(seed: int = 3, *, shape: tuple[int, int, int] = (21, 512, 512)) -
     )
 
 
+def _light_of(density: NDArray[np.float32], contrast: Contrast) -> NDArray[np.float32]:
+    """Return the light that a slice's blurred density leaves or gives, 1 being white."""
+    light: NDArray[np.float32]
+    if contrast == "transmitted":
+        light = np.exp(-(density + 0.5 * np.square(density))).astype(np.float32)
+    elif contrast == "fluorescence":
+        light = (_FLUORESCENCE_BACKGROUND + np.maximum(density, 0)).astype(np.float32)
+    else:
+        light = np.maximum(_PHASE_BACKGROUND - density, 0).astype(np.float32)
+    return light
+
+
+def _noise_of(light: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
+    """Return the deviation of shot and read noise at each pixel, as a part of white."""
+    electrons = light * np.float32(camera.electrons_at_white) + np.float32(camera.read_noise_e**2)
+    noise: NDArray[np.float32] = np.sqrt(electrons).astype(np.float32)
+    return noise / np.float32(max(camera.electrons_at_white, 1.0))
+
+
+@dataclass(frozen=True)
+class _Waves:
+    """How a structure's blur and contrast change with its distance from the slice."""
+
+    contrast: Contrast
+    refraction: float
+    ring: float
+
+    def transfer(
+        self, optics: Optics, frequency: NDArray[np.float32], defocus_um: float
+    ) -> NDArray[np.float32]:
+        if self.contrast == "phase":
+            return optics.phase_transfer(frequency, defocus_um)[0]
+        plain = optics.transfer(frequency, defocus_um, disc_share=self.ring)
+        if self.contrast == "transmitted" and self.refraction:
+            bent = optics.phase_transfer(frequency, defocus_um)[1]
+            plain = plain + np.float32(self.refraction) * bent
+        return plain
+
+
 def _blurred_spectra(
     structures: list[Structure],
     z_um: NDArray[np.float64],
     optics: Optics,
     canvas: tuple[int, int],
     z_step_um: float,
+    waves: _Waves,
 ) -> NDArray[np.complex64]:
     """Return the Fourier transform of the total blurred density of every slice."""
     spectra = np.zeros((len(z_um), canvas[0], canvas[1] // 2 + 1), np.complex64)
@@ -203,9 +288,9 @@ def _blurred_spectra(
     ):
         spectrum = scipy.fft.rfft2(layer, workers=1)
         for z, position in enumerate(z_um):
-            defocus = round(abs(float(position) - depth), 6)
+            defocus = round(float(position) - depth, 6)
             if defocus not in tables:
-                tables[defocus] = optics.transfer(table_frequency, defocus)
+                tables[defocus] = waves.transfer(optics, table_frequency, defocus)
             spectra[z] += spectrum * tables[defocus][entry]
     return spectra
 
@@ -272,15 +357,38 @@ def _layers(
             yield depth, layer
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """What is in focus, and how much detail lies within and near the tolerance of each slice."""
+
+    in_focus: NDArray[np.bool_]
+    depth_um: NDArray[np.float32]
+    within: NDArray[np.float32]
+    near: NDArray[np.float32]
+
+    def undecided(
+        self, z: int, noise: NDArray[np.float32], brightness: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return where slice `z` does not tell, given each pixel's noise and full light."""
+        fading, sure = _RIM
+        seen = self.within[z] >= np.maximum(sure * _DETAIL_RMS, _HIDDEN * noise / brightness)
+        undecided: NDArray[np.bool_] = (self.near[z] >= fading * _DETAIL_RMS) & ~seen
+        return undecided
+
+
 def _truth(
     structures: list[Structure],
     z_um: NDArray[np.float64],
     tolerance_um: float,
     shape: tuple[int, int, int],
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+) -> _Truth:
     """Return the in-focus mask of every slice and the depth of what is to be seen."""
-    in_focus = np.zeros(shape, np.bool_)
-    depth_um = np.full(shape[1:], np.nan, np.float32)
+    truth = _Truth(
+        np.zeros(shape, np.bool_),
+        np.full(shape[1:], np.nan, np.float32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+    )
     strongest = np.full(shape[1:], _DETAIL_RMS, np.float32)
     # The window sees detail from outside the patch's edge.
     pad = math.ceil(3 * _WINDOW_PX)
@@ -297,11 +405,15 @@ def _truth(
         depth = np.pad(structure.depth_um, pad, mode="edge")[there]
         seen = detail >= _DETAIL_RMS
         for z, position in enumerate(z_um):
-            in_focus[z][here] |= seen & (np.abs(depth - np.float32(position)) <= tolerance_um)
+            away = np.abs(depth - np.float32(position))
+            truth.in_focus[z][here] |= seen & (away <= tolerance_um)
+            for kept, reach in ((truth.within, tolerance_um), (truth.near, 2 * tolerance_um)):
+                part = kept[z][here]
+                np.maximum(part, np.where(away <= reach, detail, 0), out=part)
         wins = detail >= strongest[here]
-        depth_um[here] = np.where(wins, depth, depth_um[here])
+        truth.depth_um[here] = np.where(wins, depth, truth.depth_um[here])
         strongest[here] = np.where(wins, detail, strongest[here])
-    return in_focus, depth_um
+    return truth
 
 
 _Window = tuple[slice, slice]
@@ -345,8 +457,10 @@ def _check(
         near = difflib.get_close_matches(specimen, SPECIMENS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(f"no specimen {specimen!r}: choose one of {', '.join(SPECIMENS)}.{hint}")
-    if contrast not in ("transmitted", "fluorescence"):
-        raise InputError(f"no contrast {contrast!r}: choose transmitted or fluorescence.")
+    if contrast not in get_args(Contrast):
+        raise InputError(
+            f"no contrast {contrast!r}: choose one of {', '.join(get_args(Contrast))}."
+        )
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"shape is {shape}: give (slices, height, width), each 1 or more.")
     if not (math.isfinite(z_step_um) and z_step_um > 0):
@@ -355,3 +469,10 @@ def _check(
         raise InputError(f"brightness ramp is {brightness_ramp}: give two numbers of 0 or more.")
     if not 0 <= vignetting <= 1:
         raise InputError(f"vignetting is {vignetting}: give a number from 0 to 1.")
+
+
+def _check_waves(refraction: float, ring: float) -> None:
+    if not (math.isfinite(refraction) and refraction >= 0):
+        raise InputError(f"refraction is {refraction}: give a number of 0 or more.")
+    if not 0 <= ring <= 1:
+        raise InputError(f"ring is {ring}: give a number from 0 to 1.")

@@ -157,6 +157,84 @@ def _cell_layer(shape: tuple[int, int], rng: np.random.Generator, strength: floa
     return density
 
 
+def _flat_layer(field: Field) -> Iterator[Structure]:
+    """Cells in a layer over the whole field, nearly level: all of it comes into focus at once."""
+    first, last = field.depth_um
+    middle = field.random_depth(beyond=-0.2)
+    bumps = 0.03 * (last - first) * _noise(field.shape, field.rng, min(field.shape) / 8)
+    density = _cell_layer(field.shape, field.rng, field.rng.uniform(0.4, 1.0))
+    yield Structure((0, 0), density, (middle + bumps).astype(np.float32))
+
+
+def _two_layers(field: Field) -> Iterator[Structure]:
+    """Two patchy layers of cells behind each other, one of lower contrast than the other."""
+    first, last = field.depth_um
+    rng = field.rng
+    distance = rng.uniform(0.25, 0.6) * (last - first)
+    upper = rng.uniform(first, last - distance)
+    strengths = rng.permutation([0.8, 0.8 * rng.uniform(0.4, 1.0)])
+    tilt = (_surface(field) - (first + last) / 2) * rng.uniform(0.0, 0.3)
+    for depth, strength in zip((upper, upper + distance), strengths, strict=True):
+        patches = np.clip(2.0 + 2.0 * _noise(field.shape, rng, 30.0), 0, 1)
+        density = _cell_layer(field.shape, rng, float(strength)) * patches
+        yield Structure((0, 0), density.astype(np.float32), (depth + tilt).astype(np.float32))
+
+
+def _larva(field: Field) -> Iterator[Structure]:
+    """Thick body, such as a larva's head: skin above and below, grains within, dark eyes."""
+    rng = field.rng
+    first, last = field.depth_um
+    height, width = field.shape
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    half_height, half_width = rng.uniform(0.28, 0.42) * height, rng.uniform(0.3, 0.5) * width
+    middle_y = height * rng.uniform(0.4, 0.6)
+    middle_x = width * rng.uniform(0.4, 0.6)
+    wave = 0.04 * _noise(field.shape, rng, min(field.shape) / 9)
+    reach = np.hypot((rows - middle_y) / half_height, (columns - middle_x) / half_width) + wave
+    inside = _step((1 - reach) * min(half_height, half_width))
+    dome = np.sqrt(np.clip(1 - reach**2, 0, 1))
+    waist = rng.uniform(0.35, 0.65) * (last - first) + first
+    thickness = rng.uniform(0.25, 0.5) * (last - first)
+    rim = np.exp(-((((1 - reach) * min(half_height, half_width) - 2) / 2.0) ** 2))
+    for side, strength in ((-1.0, 1.0), (1.0, rng.uniform(0.4, 0.8))):
+        skin = 0.10 * _band_noise(field.shape, rng, 1.0, 3.0)
+        skin += 0.08 * _band_noise(field.shape, rng, 3.0, 8.0)
+        density = inside * strength * (0.08 + skin) + (0.2 * rim if side < 0 else 0.0)
+        yield Structure(
+            (0, 0), density.astype(np.float32), (waist + side * thickness * dome).astype(np.float32)
+        )
+    for side in (-1.0, 1.0):
+        yield _eye(
+            field,
+            middle_y + side * 0.45 * half_height,
+            middle_x + rng.uniform(0.1, 0.4) * half_width,
+            waist + thickness * rng.uniform(-0.8, 0.2),
+        )
+    for _ in range(int(rng.poisson(field.area_px / 6000))):
+        angle, away = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0, 0.7))
+        yield _speck(
+            rng,
+            middle_y + away * half_height * np.sin(angle),
+            middle_x + away * half_width * np.cos(angle),
+            waist + thickness * rng.uniform(-0.8, 0.8),
+        )
+
+
+def _eye(field: Field, y: float, x: float, depth_um: float) -> Structure:
+    """Draw a round dark inclusion with a grainy inside and a crisp rim."""
+    radius = float(field.rng.uniform(12, 26))
+    half = int(radius) + 8
+    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    distance = np.hypot(rows, columns)
+    body = field.rng.uniform(0.45, 0.7) * _step(radius - distance)
+    rim = 0.15 * np.exp(-(((distance - radius + 1.5) / 1.2) ** 2))
+    grain = 0.12 * _step(radius - distance) * _band_noise(body.shape, field.rng, 1.0, 2.5)
+    density = np.clip(body + rim + grain, 0, 0.88).astype(np.float32)
+    return Structure(
+        (int(y) - half, int(x) - half), density, np.full(density.shape, depth_um, np.float32)
+    )
+
+
 def _filaments(field: Field) -> Iterator[Structure]:
     """Winding fibres that rise and sink through the scan, crossing each other."""
     rng = field.rng
@@ -224,6 +302,18 @@ def _organoid_layer(field: Field) -> Iterator[Structure]:
 def _empty(field: Field) -> Iterator[Structure]:
     """Nothing at all: a scan of clear medium, where nothing may be called in focus."""
     yield from ()
+
+
+def _speck(rng: np.random.Generator, y: float, x: float, depth_um: float) -> Structure:
+    """Draw a small dark grain."""
+    radius = float(rng.uniform(1.0, 3.0))
+    half = int(3 * radius) + 2
+    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    blob = np.exp(-(rows**2 + columns**2) / (2 * (radius / 1.5) ** 2))
+    density = (rng.uniform(0.15, 0.5) * blob).astype(np.float32)
+    return Structure(
+        (int(y) - half, int(x) - half), density, np.full(density.shape, depth_um, np.float32)
+    )
 
 
 def _scatter(
@@ -346,6 +436,9 @@ SPECIMENS: Mapping[str, Callable[[Field], Iterator[Structure]]] = MappingProxyTy
         "spheres": _spheres,
         "tilted_sheet": _tilted_sheet,
         "filaments": _filaments,
+        "flat_layer": _flat_layer,
+        "two_layers": _two_layers,
+        "larva": _larva,
         "empty": _empty,
     }
 )

@@ -16,12 +16,14 @@ from deepfocus_live.simulation import (
     SPECIMENS,
     Camera,
     Field,
+    FixedPattern,
     FocalStack,
     Optics,
     Structure,
     demo_stack,
     focus_tolerance_um,
     simulate_focal_stack,
+    varied_focal_stack,
 )
 
 SMALL = (7, 96, 112)
@@ -56,7 +58,7 @@ def sharpness(image: NDArray[Any]) -> NDArray[np.float64]:
     return smoothed
 
 
-@pytest.mark.parametrize("contrast", ["transmitted", "fluorescence"])
+@pytest.mark.parametrize("contrast", ["transmitted", "fluorescence", "phase"])
 @pytest.mark.parametrize("specimen", SPECIMENS)
 def test_every_specimen_gives_slices_and_truth_of_one_shape(specimen: str, contrast: Any) -> None:
     stack = simulate_focal_stack(specimen, shape=SMALL, z_step_um=4.0, contrast=contrast)
@@ -247,7 +249,9 @@ def test_focus_wanders_through_the_demos_field() -> None:
     ("options", "message"),
     [
         pytest.param({"specimen": "organoid"}, "Did you mean 'organoids'", id="specimen"),
-        pytest.param({"contrast": "phase"}, "no contrast 'phase'", id="contrast"),
+        pytest.param({"contrast": "DIC"}, "no contrast 'DIC'", id="contrast"),
+        pytest.param({"refraction": -0.1}, "refraction is -0.1", id="refraction"),
+        pytest.param({"ring": 1.1}, "ring is 1.1", id="ring"),
         pytest.param({"shape": (5, 0, 64)}, "shape is", id="shape"),
         pytest.param({"z_step_um": 0.0}, "z-step is 0.0", id="z-step"),
         pytest.param({"brightness_ramp": (-1.0, 1.0)}, "brightness ramp", id="ramp"),
@@ -271,3 +275,101 @@ def test_impossible_instruments_are_refused() -> None:
         Camera(bit_depth=20)
     with pytest.raises(InputError, match="read_noise_e"):
         Camera(read_noise_e=-1.0)
+    with pytest.raises(InputError, match="stripes"):
+        FixedPattern(stripes=-0.1)
+
+
+def test_refraction_shows_nothing_in_focus_and_inverts_on_either_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    only(monkeypatch, patch(checkerboard(square=4), depth_um=12.0))
+
+    def signal(refraction: float) -> NDArray[np.float64]:
+        stack = simulate_focal_stack(
+            "it", shape=(5, 96, 96), camera=QUIET, vignetting=0, refraction=refraction
+        )
+        return np.log(stack.slices.astype(np.float64))
+
+    bent = signal(3.0) - signal(0.0)
+    np.testing.assert_allclose(bent[2], 0.0, atol=1e-3)
+    assert np.abs(bent[1]).max() > 0.05
+    assert np.corrcoef(bent[1].ravel(), bent[3].ravel())[0, 1] < -0.9
+
+
+def test_phase_contrast_has_a_halo_and_keeps_no_broad_shadow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    y, x = np.mgrid[-60:61, -60:61]
+    disc = 0.3 * (np.hypot(y, x) < 8)
+    only(monkeypatch, patch(disc, depth_um=0.0, at=(50, 50)))
+    light = (
+        simulate_focal_stack("it", shape=(1, 96, 112), contrast="phase", camera=QUIET, vignetting=0)
+        .slices[0]
+        .astype(np.float64)
+    )
+    background = np.median(light)
+    centre, beside = light[46, 46], light[46, 46 + 11]
+    assert centre < 0.8 * background
+    assert beside > 1.01 * background
+    # What a halo adds it takes from the middle.
+    assert light.mean() == pytest.approx(background, rel=0.02)
+
+
+def test_a_plain_disc_of_blur_inverts_some_detail_and_a_soft_one_none() -> None:
+    optics = Optics()
+    frequency = np.linspace(0, 0.5, 300, dtype=np.float32)
+    assert optics.transfer(frequency, 12.0, disc_share=1.0).min() < -0.02
+    assert optics.transfer(frequency, 12.0, disc_share=0.0).min() >= 0.0
+
+
+def test_dust_and_stripes_are_the_same_in_every_slice_and_no_specimen() -> None:
+    pattern = FixedPattern(stripes=0.02, dust_per_megapixel=2000.0)
+    clean, marked = (
+        simulate_focal_stack("empty", shape=SMALL, camera=QUIET, vignetting=0, pattern=p)
+        for p in (None, pattern)
+    )
+    marks = marked.slices / clean.slices.astype(np.float64)
+    np.testing.assert_allclose(marks, marks[:1].repeat(7, axis=0), rtol=2e-3)
+    assert marks.min() < 0.9
+    assert not marked.in_focus.any()
+    assert not clean.undecided.any()
+    # Whatever is darker than stripes can be is dust, and says so.
+    assert marked.undecided[marks < 0.9].all()
+    assert marked.undecided.mean() < 0.5
+
+
+def test_one_step_beyond_the_tolerance_is_undecided_and_two_are_not() -> None:
+    stack = simulate_focal_stack("tilted_sheet", shape=(9, 128, 128), z_step_um=3.0, camera=QUIET)
+    tolerance = focus_tolerance_um(Optics(), 3.0)
+    away = np.abs(stack.z_um.astype(np.float32)[:, None, None] - stack.depth_um)
+    beyond = (away > tolerance) & (away <= 2 * tolerance)
+    assert beyond.any()
+    assert stack.undecided[beyond].all()
+    assert not stack.undecided[away > 2 * tolerance].any()
+    # The middle of what is in focus is decided, but for faint places.
+    assert stack.undecided[away <= tolerance].mean() < 0.1
+
+
+def test_what_noise_hides_is_undecided() -> None:
+    def undecided_share(electrons: float) -> float:
+        camera = Camera(electrons_at_white=electrons, gain=2000 / electrons)
+        stack = simulate_focal_stack("tilted_sheet", shape=(5, 96, 96), camera=camera)
+        return float(stack.undecided[stack.in_focus].mean())
+
+    assert undecided_share(20.0) > 0.5
+    assert undecided_share(20_000.0) < 0.1
+
+
+def test_varied_stacks_come_from_their_seed_and_cover_the_range() -> None:
+    drawn = [varied_focal_stack("tilted_sheet", seed=(3, n), shape=(2, 48, 64)) for n in range(40)]
+    again = varied_focal_stack("tilted_sheet", seed=(3, 7), shape=(2, 48, 64))
+    np.testing.assert_array_equal(drawn[7].stack.slices, again.stack.slices)
+    assert {one.modality for one in drawn} == {
+        "transmitted",
+        "transmitted, refracting",
+        "fluorescence",
+        "phase",
+    }
+    assert {one.noise_level for one in drawn} == {"starved", "medium", "bright"}
+    assert {one.camera.bit_depth for one in drawn} == {8, 12, 14, 16}
+    assert {one.optics.refractive_index for one in drawn} == {1.0, 1.33, 1.515}
