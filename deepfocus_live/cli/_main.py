@@ -12,6 +12,7 @@ from deepfocus_live import __version__
 from deepfocus_live.cli import (
     _acquire,
     _bench,
+    _compare,
     _daemon,
     _demo,
     _label,
@@ -34,7 +35,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for family in (_daemon, _acquire, _demo, _label, _rank, _segment, _retrain, _models, _bench):
+for family in (
+    _daemon,
+    _acquire,
+    _demo,
+    _label,
+    _rank,
+    _segment,
+    _compare,
+    _retrain,
+    _models,
+    _bench,
+):
     family.register(app)
 
 

@@ -17,7 +17,7 @@ from deepfocus_live.stacks._names import path_stem, stack_names
 from deepfocus_live.stacks._plane import checked_dtype
 from deepfocus_live.stacks._stack import Stack
 
-__all__ = ["is_zarr", "zarr_stacks"]
+__all__ = ["image_paths", "is_zarr", "ome_attributes", "zarr_stacks"]
 
 _MARKERS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 _AXES = ("t", "c", "z", "y", "x")
@@ -30,7 +30,7 @@ def is_zarr(path: Path) -> bool:
 
 def zarr_stacks(path: Path) -> list[Stack]:
     """Return the stacks of one OME-Zarr, see `open_stacks`."""
-    images = [_image(place) for place in _image_paths(path)]
+    images = [_image(place) for place in image_paths(path)]
     stacks = [
         stack
         for position, image in enumerate(images)
@@ -63,21 +63,22 @@ def _open_group(path: Path) -> Any:
         ) from error
 
 
-def _ome_attributes(path: Path) -> Mapping[str, Any]:
+def ome_attributes(path: Path) -> Mapping[str, Any]:
     """Return the OME metadata of a node, where 0.5 and where 0.4 keep it."""
     attributes = dict(_open_group(path).attrs)
     ome = attributes.get("ome")
     return cast("Mapping[str, Any]", ome) if isinstance(ome, Mapping) else attributes
 
 
-def _image_paths(path: Path) -> list[Path]:
-    attributes = _ome_attributes(path)
+def image_paths(path: Path) -> list[Path]:
+    """Return where the images of one OME-Zarr lie, in the order of `Stack.position`."""
+    attributes = ome_attributes(path)
     if "multiscales" in attributes:
         return [path]
     if "plate" in attributes:
         return list(_plate_images(path, attributes["plate"]))
     series = path / "OME"
-    listed = _ome_attributes(series).get("series") if is_zarr(series) else None
+    listed = ome_attributes(series).get("series") if is_zarr(series) else None
     names = [str(name) for name in listed] if listed else _numbered(path)
     if not names:
         raise InputError(
@@ -90,7 +91,7 @@ def _image_paths(path: Path) -> list[Path]:
 def _plate_images(path: Path, plate: Mapping[str, Any]) -> Iterator[Path]:
     for well in plate.get("wells", ()):
         place = path / str(well["path"])
-        for field in _ome_attributes(place).get("well", {}).get("images", ()):
+        for field in ome_attributes(place).get("well", {}).get("images", ()):
             yield place / str(field["path"])
 
 
@@ -142,7 +143,7 @@ def _image_stacks(path: Path, image: _Image, position: int) -> Iterator[Stack]:
 
 def _image(place: Path) -> _Image:
     group = _open_group(place)
-    attributes = _ome_attributes(place)
+    attributes = ome_attributes(place)
     try:
         scales = attributes["multiscales"][0]
         dataset = scales["datasets"][0]
