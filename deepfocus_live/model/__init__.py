@@ -6,6 +6,8 @@ Importing this loads no torch: the network is in `deepfocus_live.model.network`,
 
 from __future__ import annotations
 
+from deepfocus_live.model._archive import check_free
+from deepfocus_live.model._bioimageio import export_bioimageio
 from deepfocus_live.model._contract import (
     FORMAT_VERSION,
     INPUT,
@@ -14,6 +16,7 @@ from deepfocus_live.model._contract import (
     check_signature,
     open_session,
 )
+from deepfocus_live.model._handover import export_bare_onnx, export_zip, import_model
 from deepfocus_live.model._registry import Registry, default_root, shipped_folder
 from deepfocus_live.model._version import ModelVersion, read_version, seal, verify
 
@@ -24,8 +27,13 @@ __all__ = [
     "OUTPUTS",
     "ModelVersion",
     "Registry",
+    "check_free",
     "check_signature",
     "default_root",
+    "export_bare_onnx",
+    "export_bioimageio",
+    "export_zip",
+    "import_model",
     "open_session",
     "read_version",
     "seal",

@@ -28,7 +28,13 @@ from filelock import FileLock, Timeout
 from deepfocus_live import _platform
 from deepfocus_live.config import packaged_data
 from deepfocus_live.errors import InputError
-from deepfocus_live.model._version import CARD, ModelVersion, read_version, verify
+from deepfocus_live.model._version import (
+    CARD,
+    ModelVersion,
+    listed_files,
+    read_version,
+    verify,
+)
 
 __all__ = ["Registry", "default_root", "shipped_folder"]
 
@@ -67,6 +73,22 @@ class Registry:
         found = [v for folder in _subfolders(self.shipped) if (v := _readable(folder))]
         own = [v for folder in _subfolders(self._versions) if (v := _readable(folder))]
         return found + sorted(own, key=lambda v: (str(v.card.get("created", "")), v.name))
+
+    def unreadable(self) -> list[str]:
+        """Return, of each folder that should be a version and cannot be read, the reason."""
+        reasons = []
+        for folder in [*_subfolders(self.shipped), *_subfolders(self._versions)]:
+            try:
+                read_version(folder)
+            except InputError as error:
+                reasons.append(str(error))
+        return reasons
+
+    def profiles(self) -> dict[str, str]:
+        """Return, by profile, the name of the version it chose; those that chose none left out."""
+        folders = _subfolders(self.root / "profiles")
+        profiles = [folder.name for folder in folders if _NAME.fullmatch(folder.name)]
+        return {profile: name for profile in profiles if (name := self._read_current(profile))}
 
     def get(self, name: str) -> ModelVersion:
         """Return the version called `name`.
@@ -136,22 +158,32 @@ class Registry:
             If it is incomplete, damaged or no model of ours, or if the name is taken.
         """
         source = read_version(Path(folder))
-        _check_name(source.name)
         verify(source)
-        self._make_root()
-        with self._lock():
-            if any(v.name == source.name for v in self.versions()):
-                raise InputError(
-                    f"a model called {source.name!r} exists already; give another name"
-                )
-            target = self._versions / source.name
+        with self.staging(source.name) as staged:
+            for name in [CARD, *listed_files(source.card, source.path / CARD)]:
+                shutil.copyfile(source.path / name, staged / name)
+        return self.get(source.name)
+
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder that becomes the version `name` when the block ends in order.
+
+        Whatever ends the block otherwise, nothing of it stays. Whoever fills the folder answers for
+        what is in it: see `verify`.
+
+        Raises
+        ------
+        InputError
+            If the name cannot be one or is taken, or if the registry cannot be written to.
+        """
+        _check_name(name)
+        with self._changing():
+            self._check_free(name)
             with tempfile.TemporaryDirectory(dir=self.root, prefix=".adding-") as temporary:
-                staged = Path(temporary) / source.name
+                staged = Path(temporary) / name
                 staged.mkdir()
-                for name in [CARD, *source.card["sha256"]]:
-                    shutil.copyfile(source.path / name, staged / name)
-                _platform.replace(staged, target)
-        return read_version(target)
+                yield staged
+                _platform.replace(staged, self._versions / name)
 
     def use(self, name: str, profile: str = "default") -> ModelVersion:
         """Make a version the current one of a profile.
@@ -163,8 +195,7 @@ class Registry:
         """
         version = self.get(name)
         verify(version)
-        self._make_root()
-        with self._lock():
+        with self._changing():
             before = self._read_current(profile) or self.shipped_version().name
             if before != name:
                 self._write(profile, "history", [*self._read_history(profile), before])
@@ -179,8 +210,7 @@ class Registry:
         InputError
             If the profile has no earlier version that can be used.
         """
-        self._make_root()
-        with self._lock():
+        with self._changing():
             now = self._read_current(profile)
             history = self._read_history(profile)
             while history:
@@ -197,11 +227,22 @@ class Registry:
 
     def free_name(self, stem: str) -> str:
         """Return `stem`, or `stem` with the first number that makes it unused."""
-        taken = {version.name for version in self.versions()}
-        taken |= {folder.name for folder in _subfolders(self._versions)}
-        if stem not in taken:
-            return stem
-        return next(n for i in range(2, len(taken) + 3) if (n := f"{stem}-{i}") not in taken)
+        taken = self._taken()
+        numbered = (f"{stem}-{number}" for number in range(2, len(taken) + 3))
+        return next(name for name in (stem, *numbered) if name.casefold() not in taken)
+
+    def _taken(self) -> set[str]:
+        # Folded: to most file systems of Windows and macOS, Fish and fish are one name.
+        names = {version.name for version in self.versions()}
+        names |= {folder.name for folder in _subfolders(self._versions)}
+        return {name.casefold() for name in names}
+
+    def _check_free(self, name: str) -> None:
+        if name.casefold() in self._taken():
+            raise InputError(
+                f"a model called {name!r} exists already; give another name "
+                f"(--name {self.free_name(name)})"
+            )
 
     @property
     def _versions(self) -> Path:
@@ -226,14 +267,24 @@ class Registry:
         folder = self._profile_folder(profile)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{what}.new"
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _platform.replace(temporary, folder / what)
+        try:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            _platform.replace(temporary, folder / what)
+        finally:
+            temporary.unlink(missing_ok=True)
 
-    def _make_root(self) -> None:
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Make the root and take the turn to change it."""
         try:
             self._versions.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                yield
         except OSError as error:
-            raise InputError(f"{self.root}: cannot be written to ({error.strerror})") from error
+            raise InputError(
+                f"{self.root}: cannot be written to ({error.strerror or error}); "
+                "the models are as they were"
+            ) from error
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

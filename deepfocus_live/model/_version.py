@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,23 @@ from typing import Any
 from deepfocus_live.errors import InputError
 from deepfocus_live.model._contract import FORMAT_VERSION, open_session
 
-__all__ = ["CARD", "ONNX", "WEIGHTS", "ModelVersion", "read_version", "seal", "verify"]
+__all__ = [
+    "CARD",
+    "ONNX",
+    "WEIGHTS",
+    "ModelVersion",
+    "listed_files",
+    "read_version",
+    "seal",
+    "verify",
+    "write_card",
+]
 
 ONNX = "model.onnx"
 CARD = "card.json"
 WEIGHTS = "weights.npz"
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -64,9 +77,31 @@ class ModelVersion:
 def seal(folder: Path, card: dict[str, Any]) -> None:
     """Write `card` into `folder`, with the checksums of what lies beside it."""
     sums = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != CARD}
-    whole = {"format_version": FORMAT_VERSION, **card, "sha256": sums}
-    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    write_card(folder, {"format_version": FORMAT_VERSION, **card, "sha256": sums})
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write `card` into `folder` as it is."""
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
     (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def listed_files(card: dict[str, Any], where: Path | str) -> list[str]:
+    """Return the names of the files that belong to a card's model, the card itself left out.
+
+    Raises
+    ------
+    InputError
+        Naming `where`, if the card lists no graph, or anything but plain names: a card can come
+        from a stranger, and its names must not lead out of the model's folder.
+    """
+    sums = card.get("sha256")
+    if not isinstance(sums, dict) or ONNX not in sums:
+        raise InputError(f"{where}: holds no checksum of {ONNX}")
+    for name in sums:
+        if not _PLAIN_NAME.fullmatch(name) or name == CARD:
+            raise InputError(f"{where}: lists {name!r}, which cannot be a file of a model")
+    return list(sums)
 
 
 def read_version(folder: Path) -> ModelVersion:
@@ -102,14 +137,11 @@ def verify(version: ModelVersion, *, open_graph: bool = True) -> None:
     InputError
         If a file is missing or altered, or the graph cannot be used.
     """
-    sums = version.card.get("sha256")
-    if not isinstance(sums, dict) or ONNX not in sums:
-        raise InputError(f"{version.path / CARD}: holds no checksum of {ONNX}")
-    for name, wanted in sums.items():
-        file = version.path / Path(name).name
+    for name in listed_files(version.card, version.path / CARD):
+        file = version.path / name
         if not file.is_file():
             raise InputError(f"{file}: is missing from the model {version.name}")
-        if _sha256(file) != wanted:
+        if _sha256(file) != version.card["sha256"][name]:
             raise InputError(f"{file}: is damaged (its checksum is not the card's)")
     if open_graph:
         open_session(version.onnx)

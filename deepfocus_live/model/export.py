@@ -31,7 +31,7 @@ from deepfocus_live.model.network import Architecture, FocusNetwork
 
 __all__ = ["ExportMismatchError", "export_onnx", "fold", "trace"]
 
-_GRAPH_VERSION = "1"
+_GRAPH_VERSION = "2"
 """Raised when `FocusNetwork.forward` comes to trace another graph: older templates are not used."""
 
 

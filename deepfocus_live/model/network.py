@@ -3,11 +3,16 @@
 Design Notes
 ------------
 *What the network sees.* A slice is cut into blocks of ``reduction`` x ``reduction`` pixels. Each
-block gives its mean and the logarithm of its variance. Both are measured against the slice's own
-noise: the median block variance, never less than `COUNT_NOISE` counts squared. So gain, bit depth
-and camera offset drop out, and an empty field, whatever its brightness, looks the same to the
-network: means near 0 and log variances scattered round 0. It is not stretched to full contrast,
-which is what makes a network see focus in noise.
+block gives its mean, the logarithm of its variance and, with the stem "hadamard", all its detail as
+it is, for how detail falls from coarse to fine tells sharp from blurred. All is measured against
+the slice's own noise, never less than `COUNT_NOISE` counts squared. So gain, bit depth and camera
+offset drop out, and an empty field, whatever its brightness, looks the same to the network: means
+near 0 and log variances scattered round 0. It is not stretched to full contrast, which is what
+makes a network see focus in noise.
+
+*Whose noise.* "diagonal" takes the energy of diagonal neighbours, where lenses leave least and
+noise as much as anywhere, in the quietest quarter of the blocks: a specimen that fills the field is
+not taken for noise. "median" takes the median of all detail.
 
 *Why a Hadamard transform.* Block variance as E[x^2] - E[x]^2 loses everything to rounding in
 float32 when 16-bit counts sit on a high offset. The Hadamard transform of a block is sums and
@@ -20,8 +25,8 @@ own edge to the multiple of eight that three halvings need, and the result is cr
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +34,22 @@ from torch.nn import functional as F
 
 from deepfocus_live.errors import InputError
 
-__all__ = ["COUNT_NOISE", "Architecture", "BlockStem", "FocusNetwork", "UNet"]
+__all__ = ["COUNT_NOISE", "PUBLISHED", "Architecture", "BlockStem", "FocusNetwork", "UNet"]
 
 COUNT_NOISE = 0.25
 """Counts squared; what is added to every variance, so that a constant field has a finite log."""
 
 _STATISTICS_STRIDE = 4  # every 4th block each way is enough for a median, and 16 times cheaper
+
+
+# Lower quartile of the mean of 4 squares (blocks of 4 pixels) or 1 (of 2) of normal numbers.
+_QUARTILE = {4: 0.481, 2: 0.1015}
+
+Stem = Literal["mean", "variance", "hadamard"]
+Noise = Literal["median", "diagonal"]
+Norm = Literal["batch", "instance"]
+Upsampling = Literal["nearest", "transposed"]
+_CHOICES = {"stem": Stem, "noise": Noise, "norm": Norm, "upsampling": Upsampling}
 
 
 @dataclass(frozen=True)
@@ -49,39 +64,71 @@ class Architecture:
         Encoder levels above the bottleneck; as many decoder levels.
     reduction : int
         Side of a block in pixels: the network works at 1/reduction of the slice's resolution.
-        2 or 4.
+        1, 2 or 4.
+    stem : {"hadamard", "variance", "mean"}
+        What a block gives: its mean, log variance and detail; its mean and log variance; or its
+        mean. Blocks of one pixel have only a mean.
+    noise : {"diagonal", "median"}
+        From which detail the slice's noise is read.
+    norm : {"batch", "instance"}
+        Normalisation; only the first is folded into the convolutions at export.
+    upsampling : {"nearest", "transposed"}
+        1 x 1 convolution and doubling, or transposed convolution.
+
+    Raises
+    ------
+    InputError
+        If there is no such network.
     """
 
     base_channels: int = 16
     levels: int = 3
     reduction: int = 4
+    stem: Stem = "hadamard"
+    noise: Noise = "diagonal"
+    norm: Norm = "batch"
+    upsampling: Upsampling = "nearest"
 
     def __post_init__(self) -> None:
-        if self.reduction not in (2, 4):
-            raise InputError(f"reduction is {self.reduction}; the network knows 2 and 4")
+        if self.reduction not in (1, 2, 4):
+            raise InputError(f"reduction is {self.reduction}; the network knows 1, 2 and 4")
         if self.base_channels < 1 or self.levels < 1:
             raise InputError(
                 f"a network needs at least one channel and one level, not "
                 f"{self.base_channels} and {self.levels}"
             )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise InputError(f"{name} is {getattr(self, name)!r}; the network knows {known}")
+        if self.reduction == 1 and self.stem != "mean":
+            raise InputError(f"stem {self.stem!r} needs blocks of 2 or 4 pixels; give 'mean'")
 
-    def as_dict(self) -> dict[str, int]:
-        """Return the fields as plain numbers, for a card."""
+    def as_dict(self) -> dict[str, int | str]:
+        """Return the fields as plain values, for a card."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Architecture:
-        """Read what `as_dict` wrote.
+    def from_dict(cls, values: dict[str, Any]) -> Architecture:
+        """Read what `as_dict` wrote; fields that are missing have the values of the first networks.
 
         Raises
         ------
         InputError
-            If a field is unknown or is not a whole number.
+            If a field is unknown or of the wrong kind.
         """
+        # Written before there was a choice.
+        whole = {"stem": "variance", "noise": "median", **values}
+        numbers = {field.name for field in fields(cls)} - set(_CHOICES)
         try:
-            return cls(**{key: int(value) for key, value in fields.items()})
+            typed: dict[str, Any] = {k: int(v) if k in numbers else v for k, v in whole.items()}
+            return cls(**typed)
         except (TypeError, ValueError) as error:
-            raise InputError(f"the card's architecture {fields} is not one of ours") from error
+            raise InputError(f"the card's architecture {values} is not one of ours") from error
+
+
+PUBLISHED = Architecture(reduction=1, stem="mean", norm="instance", upsampling="transposed")
+"""The paper's network: full resolution, instance normalisation, transposed convolutions."""
 
 
 class FocusNetwork(nn.Module):
@@ -99,8 +146,8 @@ class FocusNetwork(nn.Module):
     def __init__(self, architecture: Architecture, *, threshold: float = 0.5) -> None:
         super().__init__()
         self.architecture = architecture
-        self.stem = BlockStem(architecture.reduction)
-        self.unet = UNet(2, architecture.base_channels, architecture.levels)
+        self.stem = BlockStem(architecture)
+        self.unet = UNet(self.stem.channels, architecture)
         # Kept as a buffer so that an exported graph carries it by name, where it can be replaced.
         self.register_buffer("threshold", torch.tensor(threshold * 255.0))
 
@@ -117,17 +164,17 @@ class FocusNetwork(nn.Module):
 
         Returns
         -------
-        (N, 2, h, w) float32
+        (N, C, h, w) float32
             h and w are multiples of 2**levels, H / reduction and W / reduction at least.
         """
-        mean, variance = self.stem(counts)
-        level, floor = self.stem.noise(mean, variance) if noise is None else noise
-        features = self.stem.features(mean, variance, level, floor)
+        coefficients = self.stem(counts)
+        level, floor = self.stem.noise(counts, coefficients) if noise is None else noise
+        features = self.stem.features(coefficients, level, floor)
         height, width = self._low_shape(counts)
         multiple = 2**self.architecture.levels
         padded_h = (height + multiple - 1) // multiple * multiple
         padded_w = (width + multiple - 1) // multiple * multiple
-        pad = (0, padded_w - mean.shape[2], 0, padded_h - mean.shape[1])
+        pad = (0, padded_w - features.shape[3], 0, padded_h - features.shape[2])
         return F.pad(features, pad, mode="replicate")
 
     def logits(self, counts: Tensor) -> Tensor:
@@ -169,6 +216,8 @@ class FocusNetwork(nn.Module):
         low = torch.round(probability).to(torch.uint8)
         r = self.architecture.reduction
         inside = (probability >= self.threshold).to(torch.uint8)
+        if r == 1:
+            return inside, low
         n, h, w = inside.shape
         # Each block's answer, repeated over its pixels. ONNX Runtime joins copies eight times
         # faster than it expands or resizes.
@@ -178,23 +227,39 @@ class FocusNetwork(nn.Module):
 
 
 class BlockStem(nn.Module):
-    """Mean and variance of every block, and the two feature maps made of them."""
+    """The Hadamard transform of every block, and the feature maps made of it.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Its `reduction`, `stem` and `noise` count.
+
+    Attributes
+    ----------
+    channels : int
+        Number of feature maps.
+    """
 
     hadamard: Tensor
     energy: Tensor
 
-    def __init__(self, reduction: int) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.reduction = reduction
-        size = reduction * reduction
-        rows = _hadamard(size).reshape(size, 1, reduction, reduction)
-        weights = torch.full((1, size, 1, 1), 1.0 / size**2)
-        weights[0, 0] = 0.0  # the first coefficient is the mean, no part of the variance
+        self.reduction = architecture.reduction
+        self.stem, self.measured = architecture.stem, architecture.noise
+        size = self.reduction**2
+        # Of unit norm: every coefficient of white noise has the noise's own deviation.
+        self.scale = 1.0 / self.reduction
+        rows = _hadamard(size).reshape(size, 1, self.reduction, self.reduction)
+        # The first coefficient is the mean, no part of the variance.
+        energy = torch.full((1, size, 1, 1), self.scale**2 / max(size - 1, 1))
+        energy[0, 0] = 0.0
         self.register_buffer("hadamard", rows, persistent=False)
-        self.register_buffer("energy", weights, persistent=False)
+        self.register_buffer("energy", energy, persistent=False)
+        self.channels = {"mean": 1, "variance": 2, "hadamard": size + 1}[self.stem]
 
-    def forward(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean (counts) and variance (counts squared, raised by `COUNT_NOISE`) of blocks.
+    def forward(self, counts: Tensor) -> Tensor:
+        """Return the blocks' Hadamard transforms, sums and differences of counts.
 
         Parameters
         ----------
@@ -202,51 +267,84 @@ class BlockStem(nn.Module):
 
         Returns
         -------
-        two of (N, H // reduction, W // reduction) float32
+        (N, reduction**2, H // reduction, W // reduction) float32
+            First the sum; exact for whole counts.
         """
-        coefficients = F.conv2d(counts[:, None], self.hadamard, stride=self.reduction)
-        mean = coefficients[:, 0] / self.reduction**2
-        variance = F.conv2d(coefficients * coefficients, self.energy)[:, 0]
-        return mean, variance + COUNT_NOISE
+        if self.reduction == 1:
+            return counts[:, None]
+        return F.conv2d(counts[:, None], self.hadamard, stride=self.reduction)
 
-    def noise(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each slice's level and noise variance: medians over blocks, each (N,) float32."""
+    def noise(self, counts: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each slice's level and noise variance, each (N,) float32.
+
+        The level (counts) is the median over blocks; the noise (counts squared, raised by
+        `COUNT_NOISE`) is of all detail or of diagonal detail only, as the architecture says.
+        """
         step = _STATISTICS_STRIDE
-        return _median(mean[:, ::step, ::step]), _median(variance[:, ::step, ::step])
+        if self.reduction == 1:
+            # Pixels have no detail of their own: every fourth block of 4 x 4 is measured.
+            whole = counts[:, : counts.shape[1] // 4 * 4, : counts.shape[2] // 4 * 4]
+            coefficients, side = F.conv2d(whole[:, None], _blocks(4, counts), stride=4), 4
+        else:
+            side = self.reduction
+        sparse = coefficients[:, :, ::step, ::step] / side
+        level = _quantile(sparse[:, 0] / side, 2)
+        if self.measured == "median":
+            return level, _quantile((sparse[:, 1:] ** 2).mean(1) + COUNT_NOISE, 2)
+        diagonal = (sparse[:, _diagonal(side)] ** 2).mean(1)
+        return level, _quantile(diagonal, 1) / _QUARTILE[side] + COUNT_NOISE
 
-    def features(self, mean: Tensor, variance: Tensor, level: Tensor, floor: Tensor) -> Tensor:
-        """Return what the U-Net sees, (N, 2, h, w) float32, without unit.
+    def features(self, coefficients: Tensor, level: Tensor, floor: Tensor) -> Tensor:
+        """Return what the U-Net sees, (N, channels, h, w) float32, without unit.
 
         The first map is the mean above the slice's level in units of its noise, compressed like a
-        logarithm on either side of 0; the second the logarithm of the variance over the noise's.
+        logarithm on either side of 0; the second the logarithm of the variance over the noise's;
+        the others are the block's detail, compressed like the first.
         """
-        level, floor = level[:, None, None], floor[:, None, None]
-        height = (mean - level) * torch.rsqrt(floor)
-        compressed = torch.sign(height) * torch.log1p(torch.abs(height))
-        return torch.stack((compressed, torch.log(variance / floor)), dim=1)
+        level, floor = level[:, None, None, None], floor[:, None, None, None]
+        amplitude = torch.rsqrt(floor)
+        height = _compressed((coefficients[:, :1] * self.scale**2 - level) * amplitude)
+        if self.stem == "mean":
+            return height
+        energy = F.conv2d(coefficients * coefficients, self.energy)
+        maps = [height, torch.log((energy + COUNT_NOISE) / floor)]
+        if self.stem == "hadamard":
+            maps.append(_compressed(coefficients[:, 1:] * self.scale * amplitude))
+        return torch.cat(maps, dim=1)
 
 
 class UNet(nn.Module):
     """Encoder levels, a bottleneck, and as many decoder levels; logits of one class.
 
-    Departs from the published network where it costs time without need: batch normalisation
-    (folded into the convolutions at export) for instance normalisation, and a 1x1 convolution with
-    nearest-neighbour doubling for the transposed convolution.
+    By default it departs from the published network where that costs time without need: batch
+    normalisation (folded into the convolutions at export) for instance normalisation, and a 1x1
+    convolution with nearest-neighbour doubling for the transposed convolution.
+
+    Parameters
+    ----------
+    inputs : int
+        Feature maps.
+    architecture : Architecture
     """
 
-    def __init__(self, inputs: int, base: int, levels: int) -> None:
+    def __init__(self, inputs: int, architecture: Architecture) -> None:
         super().__init__()
-        widths = [base * 2**level for level in range(levels + 1)]
+        base, norm = architecture.base_channels, architecture.norm
+        widths = [base * 2**level for level in range(architecture.levels + 1)]
+        self.transposed = architecture.upsampling == "transposed"
         self.encoders = nn.ModuleList(
-            _double_convolution(before, after)
+            _double_convolution(before, after, norm)
             for before, after in zip([inputs, *widths[:-2]], widths[:-1], strict=True)
         )
-        self.bottleneck = _double_convolution(widths[-2], widths[-1])
+        self.bottleneck = _double_convolution(widths[-2], widths[-1], norm)
         self.narrow = nn.ModuleList(
-            nn.Conv2d(2 * width, width, 1) for width in reversed(widths[:-1])
+            nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+            if self.transposed
+            else nn.Conv2d(2 * width, width, 1)
+            for width in reversed(widths[:-1])
         )
         self.decoders = nn.ModuleList(
-            _double_convolution(2 * width, width) for width in reversed(widths[:-1])
+            _double_convolution(2 * width, width, norm) for width in reversed(widths[:-1])
         )
         self.head = nn.Conv2d(base, 1, 1)
 
@@ -259,19 +357,26 @@ class UNet(nn.Module):
             features = F.max_pool2d(features, 2)
         features = self.bottleneck(features)
         for narrow, decoder in zip(self.narrow, self.decoders, strict=True):
-            # Narrowed before it is enlarged: a quarter of the multiplications, the same result.
-            features = F.interpolate(narrow(features), scale_factor=2.0, mode="nearest")
+            features = narrow(features)
+            if not self.transposed:
+                # Narrowed before it is enlarged: a quarter of the multiplications, the same result.
+                features = F.interpolate(features, scale_factor=2.0, mode="nearest")
             features = decoder(torch.cat((features, skips.pop()), dim=1))
         return cast("Tensor", self.head(features))
 
 
-def _double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+def _double_convolution(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    def normalised() -> nn.Module:
+        if norm == "batch":
+            return nn.BatchNorm2d(outputs)
+        return nn.InstanceNorm2d(outputs, affine=True)
+
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        normalised(),
         nn.ReLU(inplace=True),
         nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        normalised(),
         nn.ReLU(inplace=True),
     )
 
@@ -284,7 +389,27 @@ def _hadamard(size: int) -> Tensor:
     return matrix
 
 
-def _median(maps: Tensor) -> Tensor:
-    """Return the (upper) median of each (h, w) map of (N, h, w): as sort, which ONNX knows."""
+def _blocks(side: int, like: Tensor) -> Tensor:
+    """Return the Hadamard transform of `side` x `side` blocks as convolution weights."""
+    return _hadamard(side**2).reshape(side**2, 1, side, side).to(like)
+
+
+def _diagonal(side: int) -> list[int]:
+    """Return which coefficients of a block change sign between diagonal neighbours only.
+
+    A coefficient changes sign between neighbouring rows if its bit `side` is set, between
+    neighbouring columns if bit 1 is.
+    """
+    return [k for k in range(side**2) if k & side and k & 1]
+
+
+def _compressed(values: Tensor) -> Tensor:
+    """Return values compressed like a logarithm on either side of 0."""
+    return torch.sign(values) * torch.log1p(torch.abs(values))
+
+
+def _quantile(maps: Tensor, quarters: int) -> Tensor:
+    """Return a quartile of each (h, w) map of (N, h, w): by sorting, which ONNX knows."""
     values = torch.sort(maps.flatten(1), dim=1).values
-    return values[:, values.shape[1] // 2]
+    # In whole numbers: a graph of any size cannot round.
+    return values[:, values.shape[1] * quarters // 4]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepfocus_live.model.network import BlockStem
+from deepfocus_live.model.network import Architecture, BlockStem
 from deepfocus_live.training._augment import change_counts, defocus, turn
 from deepfocus_live.training._empty import empty_field
 from deepfocus_live.training._examples import UNKNOWN, LabelledStack
@@ -122,12 +122,12 @@ class BatchMaker:
 
 
 def _slice_noise(stack: LabelledStack) -> NDArray[np.float64]:
-    """Return each slice's noise in counts: the root of its median block variance."""
-    stem = BlockStem(stack.reduction)
+    """Return each slice's noise in counts, as the network measures it."""
+    stem = BlockStem(Architecture())
     noise = []
     for z_slice in stack.slices:
-        mean, variance = stem(torch.from_numpy(z_slice.astype(np.float32))[None])
-        noise.append(float(stem.noise(mean, variance)[1]) ** 0.5)
+        counts = torch.from_numpy(z_slice.astype(np.float32))[None]
+        noise.append(float(stem.noise(counts, stem(counts))[1]) ** 0.5)
     return np.array(noise)
 
 

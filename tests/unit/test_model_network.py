@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from deepfocus_live.errors import InputError
 from deepfocus_live.model import Registry, open_session
 from deepfocus_live.model.export import ExportMismatchError, export_onnx, fold
-from deepfocus_live.model.network import Architecture, BlockStem, FocusNetwork
+from deepfocus_live.model.network import PUBLISHED, Architecture, BlockStem, FocusNetwork
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,38 @@ def _features(network: FocusNetwork, counts: np.ndarray) -> np.ndarray:
 def test_block_statistics_equal_numpys_even_at_the_top_of_16_bits() -> None:
     random = np.random.default_rng(0)
     counts = random.integers(65000, 65536, (64, 72)).astype(np.float32)
-    mean, variance = BlockStem(4)(torch.from_numpy(counts)[None])
+    stem = BlockStem(Architecture())
+    level, floor = torch.tensor([65000.0]), torch.tensor([4.0])
+    maps = stem.features(stem(torch.from_numpy(counts)[None]), level, floor)[0].numpy()
     blocks = counts.astype(np.float64).reshape(16, 4, 18, 4)
-    np.testing.assert_allclose(mean[0], blocks.mean(axis=(1, 3)), rtol=1e-6)
-    np.testing.assert_allclose(variance[0] - 0.25, blocks.var(axis=(1, 3)), rtol=1e-4)
+    height = (blocks.mean(axis=(1, 3)) - 65000.0) / 2.0
+    np.testing.assert_allclose(maps[0], np.log1p(height), rtol=1e-4)
+    variance = blocks.var(axis=(1, 3), ddof=1)
+    np.testing.assert_allclose(maps[1], np.log((variance + 0.25) / 4.0), rtol=1e-4)
+    # The Hadamard transform keeps the energy: 15 coefficients of 16 are the variance.
+    detail = np.sign(maps[2:]) * np.expm1(np.abs(maps[2:])) * 2.0
+    np.testing.assert_allclose((detail**2).mean(axis=0), variance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", [Architecture(), Architecture(reduction=2), PUBLISHED])
+def test_noise_is_the_cameras_even_where_a_specimen_fills_the_field(
+    architecture: Architecture,
+) -> None:
+    random = np.random.default_rng(3)
+    counts = 2000.0 + random.normal(0.0, 12.0, (512, 512))
+    y, x = np.mgrid[:512, :512]
+    specimen = 300.0 * np.sin(y / 3.0) * np.sin(x / 3.0)
+    stem = BlockStem(architecture)
+
+    def measured(field: np.ndarray) -> float:
+        tensor = torch.from_numpy(field.astype(np.float32))[None]
+        return float(stem.noise(tensor, stem(tensor))[1]) ** 0.5
+
+    assert measured(counts) == pytest.approx(12.0, rel=0.05)
+    assert measured(counts + specimen) < 3 * 12.0
+    median = BlockStem(Architecture(stem="variance", noise="median"))
+    tensor = torch.from_numpy((counts + specimen).astype(np.float32))[None]
+    assert float(median.noise(tensor, median(tensor))[1]) ** 0.5 > 5 * 12.0
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(16.0, 0.0), (3.0, 40000.0), (1.0, 500.0)])
@@ -74,8 +103,19 @@ def test_noise_fields_of_every_brightness_look_alike() -> None:
 def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(InputError, match="reduction is 3"):
         Architecture(reduction=3)
+    with pytest.raises(InputError, match="stem is 'max'; the network knows mean, variance"):
+        Architecture(stem="max")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="needs blocks of 2 or 4"):
+        Architecture(reduction=1)
     with pytest.raises(InputError, match="not one of ours"):
         Architecture.from_dict({"depth": 4})
+
+
+def test_architecture_goes_into_a_card_and_back() -> None:
+    for architecture in (Architecture(), PUBLISHED):
+        assert Architecture.from_dict(architecture.as_dict()) == architecture
+    first = Architecture.from_dict({"base_channels": 16, "levels": 3, "reduction": 4})
+    assert (first.stem, first.noise, first.norm) == ("variance", "median", "batch")
 
 
 @pytest.mark.parametrize(
@@ -140,11 +180,23 @@ def test_exported_file_describes_itself_and_names_no_folder(template: Path, tmp_
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_network_of_another_architecture_is_traced_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        replace(PUBLISHED, base_channels=4, levels=2),
+        Architecture(base_channels=4, levels=2, reduction=2, noise="median"),
+    ],
+    ids=["published", "half-resolution"],
+)
+def test_network_of_another_architecture_is_traced_anew(
+    architecture: Architecture, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    network = FocusNetwork(Architecture(base_channels=4, levels=2, reduction=2)).eval()
+    network = FocusNetwork(architecture).eval()
+    # The export compares with torch by itself, at three sizes.
     export_onnx(network, tmp_path / "m.onnx", name="small", template=None)
     session = open_session(tmp_path / "m.onnx")
     mask, probability = session.run(None, {"z_slice": np.zeros((1, 65, 70), np.uint16)})
     assert mask.shape == (1, 65, 70)
-    assert probability.shape == (1, 33, 35)
+    r = architecture.reduction
+    assert probability.shape == (1, -(-65 // r), -(-70 // r))

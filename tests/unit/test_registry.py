@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.model import ModelVersion, Registry, open_session, read_version, seal
+from tests.small_disk import run_on_small_disk
 
 
 @pytest.fixture
@@ -142,6 +143,68 @@ def test_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such model file"):
         open_session(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "/tmp/x", "..", "a\\b", "C:x", "card.json", ""])
+def test_card_that_lists_anything_but_plain_names_is_refused(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    folder = _copy_of_shipped(registry, tmp_path / "new", "a-1")
+    (tmp_path / "evil").write_bytes(b"x")
+    card = json.loads((folder / "card.json").read_text())
+    card["sha256"][name] = card["sha256"]["model.onnx"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match="cannot be a file of a model"):
+        registry.add(folder)
+    assert list((registry.root / "versions").glob("*")) == []
+
+
+def test_names_that_differ_in_case_alone_are_one_name(registry: Registry, tmp_path: Path) -> None:
+    # As they are to the file systems of most microscope computers.
+    _added(registry, tmp_path, "Fish")
+    assert registry.free_name("fish") == "fish-2"
+    with pytest.raises(InputError, match=r"exists already.*--name fish-2"):
+        registry.add(_copy_of_shipped(registry, tmp_path / "again", "fish"))
+
+
+def test_profiles_and_unreadable_folders_are_told(registry: Registry, tmp_path: Path) -> None:
+    version = _added(registry, tmp_path, "a-1")
+    assert (registry.profiles(), registry.unreadable()) == ({}, [])
+    registry.use("a-1", "fluorescence")
+    (version.path / "card.json").write_text("{")
+    assert registry.profiles() == {"fluorescence": "a-1"}
+    [reason] = registry.unreadable()
+    assert str(version.path) in reason
+
+
+def test_registry_that_cannot_be_written_to_says_so(registry: Registry, tmp_path: Path) -> None:
+    folder = _copy_of_shipped(registry, tmp_path / "new", "a-1")
+    (tmp_path / "file").write_text("in the way")
+    blocked = Registry(tmp_path / "file" / "models")
+    for change in (lambda: blocked.add(folder), lambda: blocked.use(blocked.current_name())):
+        with pytest.raises(InputError, match="cannot be written to"):
+            change()
+    assert blocked.current() == registry.shipped_version()
+
+
+def test_full_disk_adds_nothing_and_leaves_nothing(registry: Registry, tmp_path: Path) -> None:
+    folder = _copy_of_shipped(registry, tmp_path / "new", "a-1")
+    (tmp_path / "disk").mkdir()
+    script = f"""
+from pathlib import Path
+from deepfocus_live.errors import InputError
+from deepfocus_live.model import Registry, import_model
+registry = Registry(Path("models"))
+try:
+    import_model({str(folder)!r}, registry)
+except InputError as error:
+    print(error)
+left = [str(p) for p in Path("models").rglob("*") if p.name != ".lock"]
+print(left, [v.name for v in registry.versions()] == [registry.current().name])
+"""
+    said = run_on_small_disk(script, tmp_path / "disk", size_kb=3000).splitlines()
+    assert "No space left" in said[0]
+    assert said[1] == "['models/versions'] True"
 
 
 def test_card_of_another_format_is_refused(registry: Registry, tmp_path: Path) -> None:
