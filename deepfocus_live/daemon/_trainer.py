@@ -63,7 +63,7 @@ class TrainerProcess:
                 return
 
     def stop(self) -> None:
-        """End a fine-tune under way; what it had learned so far is given up."""
+        """End a fine-tune under way; one of the same runs would go on from where it was."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -14,8 +14,10 @@ __all__ = ["Camera", "Optics"]
 
 # Standard deviation of the in-focus Airy pattern's central lobe, in units of wavelength / NA.
 _AIRY_SIGMA = 0.21
-# Aperture of the condenser over that of the objective, and how wide phase contrast's halo is.
-_CONDENSER = 0.4
+# Deviation, along one axis, of what light from all of the condenser blurs, in radii of the disc
+# of defocus: a ring at 0.6 of the objective's aperture, a disc of 0.7 of it.
+_RING_SPREAD = 0.6 / math.sqrt(2)
+_DISC_SPREAD = 0.7 / 2
 _HALO_PX = 12.0
 
 
@@ -126,8 +128,9 @@ class Optics:
         A wave that a structure of some spatial frequency scatters falls behind the light that
         passes by pi * wavelength * frequency**2 * defocus / n: the cosine of that is what a phase
         ring turns into contrast, the sine what shows without one. Either changes sign with
-        frequency and defocus: rings round small things, contrast that inverts through focus. A
-        condenser opened to about 0.4 of the objective's aperture damps both.
+        frequency and defocus: rings round small things, contrast that inverts through focus. Light
+        from all of the condenser, a ring at 0.6 or a disc of 0.7 of the objective's aperture,
+        damps them.
 
         Parameters
         ----------
@@ -149,10 +152,10 @@ class Optics:
         lag = np.pi * self.wavelength_um * (cycles / self.pixel_size_um) ** 2 * defocus_um
         lag /= self.refractive_index
         squared = 2 * np.pi**2 * cycles**2
-        incoherent = _CONDENSER * self.blur_radius_px(defocus_um) / 2
-        passed = np.exp(-squared * (incoherent**2 + self.blur_sigma_px(0.0) ** 2))
+        disc, spot = self.blur_radius_px(defocus_um), self.blur_sigma_px(0.0)
         halo = 1 - np.exp(-squared * _HALO_PX**2)
-        ring, no_ring = halo * np.cos(lag) * passed, np.sin(lag) * passed
+        ring = halo * np.cos(lag) * np.exp(-squared * ((_RING_SPREAD * disc) ** 2 + spot**2))
+        no_ring = np.sin(lag) * np.exp(-squared * ((_DISC_SPREAD * disc) ** 2 + spot**2))
         return ring.astype(np.float32), no_ring.astype(np.float32)
 
 

@@ -25,7 +25,7 @@ other each has its own say, and the depth is that of the one with the most detai
 *Undecided.* What one slice does not tell, for a network or for a person: the step beyond the
 tolerance, up to twice as far from the slice (people who judge the same region twice differ by a
 slice); the rim of a structure, where its detail fades from 1.5 to 2/3 of the limit; detail that the
-light's noise hides, a root mean square below half the noise of a pixel; and dust, which is sharp
+light's noise hides, a root mean square below the noise of a pixel; and dust, which is sharp
 and is no specimen. `in_focus` says of these places too what is true.
 """
 
@@ -54,9 +54,8 @@ Contrast = Literal["transmitted", "fluorescence", "phase"]
 _DETAIL_PX = 4.0
 _WINDOW_PX = 2.5
 _DETAIL_RMS = 0.03
-# Detail between these parts of the limit is undecided, and detail below this part of the noise.
+# Detail between these parts of the limit is undecided, as is detail below the noise.
 _RIM = (2 / 3, 1.5)
-_HIDDEN = 0.5
 # How far outside the view the specimen goes on: what is blurred there reaches in, and what wraps
 # around in the Fourier transform stays out, mostly.
 _MARGIN_PX = 64
@@ -371,7 +370,7 @@ class _Truth:
     ) -> NDArray[np.bool_]:
         """Return where slice `z` does not tell, given each pixel's noise and full light."""
         fading, sure = _RIM
-        seen = self.within[z] >= np.maximum(sure * _DETAIL_RMS, _HIDDEN * noise / brightness)
+        seen = self.within[z] >= np.maximum(sure * _DETAIL_RMS, noise / brightness)
         undecided: NDArray[np.bool_] = (self.near[z] >= fading * _DETAIL_RMS) & ~seen
         return undecided
 

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from deepfocus_live.model.network import FocusNetwork
+from deepfocus_live.training._adam import Adam, AdamState
 from deepfocus_live.training._batches import BatchMaker
 from deepfocus_live.training._loss import focus_loss
 from deepfocus_live.training._precision import Precision
 
-__all__ = ["Checkpoint", "FitResult", "fit"]
+__all__ = ["Checkpoint", "FitResult", "FitState", "fit"]
+
+_LEAST_GAIN = 1e-4  # of the score: less than that is no gain
+_EARLIEST_STOP = 0.5  # share of the work before which training never stops by itself
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,38 @@ class FitResult:
     """What training did: steps done, the best score, and every look at the network."""
 
     steps: int
+    start_score: float
     best_score: float
     best_step: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class FitState:
+    """All that is needed to go on with a fit after a kill.
+
+    Attributes
+    ----------
+    weights, best_weights : dict of tensors
+        As of `FocusNetwork.state_dict`.
+    optimizer : AdamState
+    step, best_step : int
+    start_score, best_score : float
+    elapsed_s : float
+        Of the fit alone.
+    checkpoints : list of Checkpoint
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: AdamState
+    step: int
+    elapsed_s: float
+    best_weights: dict[str, Tensor]
+    start_score: float
+    best_score: float
+    best_step: int
+    checkpoints: list[Checkpoint]
 
 
 def fit(
@@ -56,9 +88,14 @@ def fit(
     max_steps: int | None = None,
     deadline: float | None = None,
     looks: int = 8,
+    patience: int | None = None,
     on_checkpoint: Callable[[Checkpoint, float], None] = lambda *_: None,
+    resume: FitState | None = None,
+    save: Callable[[FitState], None] | None = None,
+    save_every_s: float = 20.0,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] = focus_loss,
 ) -> FitResult:
-    """Train `network` in place and leave it with the weights that scored best.
+    """Train `network` in place, where it lies, and leave it with the weights that scored best.
 
     Parameters
     ----------
@@ -76,54 +113,137 @@ def fit(
         two limits must be given.
     looks : int
         How often to judge on the way; less often where that would take a fifth of the time.
+    patience : int, optional
+        Stop when this many looks in a row have not gained on the best, at half the work at the
+        earliest. By default never.
     on_checkpoint : callable
         Called with each checkpoint and the share of the work that is done.
+    resume : FitState, optional
+        Go on from there.
+    save : callable, optional
+        Called with the state after the first look, and then every `save_every_s`.
+    loss : callable
+        Of logits, target and how much each place counts, (N, h, w) float32 each; returns a scalar.
 
     Returns
     -------
     FitResult
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     clock = _Clock(max_steps, deadline)
-    began = time.monotonic()
-    best = _Best(network, judge(network.eval()))
-    clock.look_s = time.monotonic() - began
-    checkpoints: list[Checkpoint] = []
-    losses: list[float] = []
-    step = 0
-    while not clock.over(step):
-        done = clock.share(step)
-        optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-        losses.append(_step(network, batches, optimizer, precision))
-        step += 1
-        if clock.over(step) or clock.share(step) * clock.looks(looks) >= len(checkpoints) + 1:
-            began = time.monotonic()
-            score = judge(network.eval())
-            clock.look_s = max(clock.look_s, time.monotonic() - began)
-            best.offer(network, score, step)
-            checkpoints.append(Checkpoint(step, sum(losses) / len(losses), score))
-            losses.clear()
-            on_checkpoint(checkpoints[-1], clock.share(step))
-    best.restore(network)
-    return FitResult(step, best.score, best.step, checkpoints)
+    return _Fit(network, batches, judge, learning_rate, precision, loss, clock, resume).run(
+        looks, patience, on_checkpoint, _Saver(save, save_every_s)
+    )
 
 
-def _step(
-    network: FocusNetwork,
-    batches: BatchMaker,
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-) -> float:
-    network.train()
-    batch = batches.draw()
-    features = network.features(batch.counts)
-    with precision.autocast():
-        logits = network.unet(features)
-    loss = focus_loss(logits[:, 0].float(), batch.target, batch.known)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return float(loss.detach())
+class _Fit:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        network: FocusNetwork,
+        batches: BatchMaker,
+        judge: Callable[[FocusNetwork], float],
+        learning_rate: float,
+        precision: Precision,
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+        clock: _Clock,
+        resume: FitState | None,
+    ) -> None:
+        self._network = network
+        self._batches = batches
+        self._judge = judge
+        self._learning_rate = learning_rate
+        self._precision = precision
+        self._loss = loss
+        self._clock = clock
+        self._device = next(network.parameters()).device
+        self._optimizer = Adam(network.parameters())
+        self._losses: list[float] = []
+        if resume is None:
+            self._step, self._checkpoints = 0, list[Checkpoint]()
+            self._start_score = self._look()
+            self._best = _Best(_copy(network), self._start_score, 0)
+        else:
+            network.load_state_dict(resume.weights)
+            self._optimizer.load(resume.optimizer)
+            self._step, self._checkpoints = resume.step, list(resume.checkpoints)
+            self._start_score = resume.start_score
+            self._best = _Best(dict(resume.best_weights), resume.best_score, resume.best_step)
+            clock.back(resume.elapsed_s)
+
+    def run(
+        self,
+        looks: int,
+        patience: int | None,
+        on_checkpoint: Callable[[Checkpoint, float], None],
+        saver: _Saver,
+    ) -> FitResult:
+        """Train until the time or the steps are over, or nothing is gained any more."""
+        clock, stopped = self._clock, False
+        while not stopped and not clock.over(self._step):
+            self._train()
+            due = len(self._checkpoints) + 1
+            if clock.over(self._step) or clock.share(self._step) * clock.looks(looks) >= due:
+                score = self._look()
+                self._best.offer(self._network, score, self._step)
+                loss = sum(self._losses) / len(self._losses)
+                self._checkpoints.append(Checkpoint(self._step, loss, score))
+                self._losses.clear()
+                on_checkpoint(self._checkpoints[-1], clock.share(self._step))
+                stopped = self._gains_nothing(patience) and not clock.over(self._step)
+            if self._checkpoints and saver.due():
+                saver.save(self._state())
+        if self._step and saver.wanted:
+            saver.save(self._state())
+        self._best.restore(self._network)
+        return FitResult(
+            self._step,
+            self._start_score,
+            self._best.score,
+            self._best.step,
+            self._checkpoints,
+            stopped,
+        )
+
+    def _train(self) -> None:
+        """Do one step."""
+        done = self._clock.share(self._step)
+        rate = self._learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        self._network.train()
+        batch = self._batches.draw().to(self._device)
+        features = self._network.features(batch.counts)
+        with self._precision.autocast(self._device.type):
+            logits = self._network.unet(features)
+        loss = self._loss(logits[:, 0].float(), batch.target, batch.known)
+        self._optimizer.clear()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step(rate)
+        self._losses.append(float(loss.detach()))
+        self._step += 1
+
+    def _look(self) -> float:
+        began = time.monotonic()
+        score = self._judge(self._network.eval())
+        self._clock.look_s = max(self._clock.look_s, time.monotonic() - began)
+        return score
+
+    def _gains_nothing(self, patience: int | None) -> bool:
+        if patience is None or self._clock.share(self._step) < _EARLIEST_STOP:
+            return False
+        return self._best.looks_without_gain >= patience
+
+    def _state(self) -> FitState:
+        return FitState(
+            weights=_copy(self._network),
+            optimizer=self._optimizer.state(),
+            step=self._step,
+            elapsed_s=self._clock.elapsed_s(),
+            best_weights=self._best.weights,
+            start_score=self._start_score,
+            best_score=self._best.score,
+            best_step=self._best.step,
+            checkpoints=list(self._checkpoints),
+        )
 
 
 class _Clock:
@@ -137,7 +257,16 @@ class _Clock:
         self._began = time.monotonic()
         self.look_s = 0.0
 
+    def back(self, elapsed_s: float) -> None:
+        """Reckon with time that an earlier process has spent already."""
+        self._began -= elapsed_s
+
+    def elapsed_s(self) -> float:
+        """Return for how long training has gone on."""
+        return time.monotonic() - self._began
+
     def share(self, step: int) -> float:
+        """Return how much of the work is done, 0..1."""
         by_steps = 0.0 if self._max_steps is None else step / max(self._max_steps, 1)
         if self._deadline is None:
             return min(by_steps, 1.0)
@@ -145,30 +274,60 @@ class _Clock:
         return min(max(by_steps, (time.monotonic() - self._began) / total), 1.0)
 
     def looks(self, wanted: int) -> int:
+        """Return how often a look can be afforded."""
         if self._deadline is None:
             return wanted
         affordable = 0.2 * (self._deadline - self._began) / max(self.look_s, 1e-9)
         return max(1, min(wanted, int(affordable)))
 
     def over(self, step: int) -> bool:
+        """Return whether the work is done."""
         return self.share(step) >= 1.0
 
 
 class _Best:
     """The best weights so far."""
 
-    def __init__(self, network: FocusNetwork, score: float) -> None:
-        self.score, self.step = score, 0
-        self._state = _copy(network)
+    def __init__(self, weights: dict[str, Tensor], score: float, step: int) -> None:
+        self.weights, self.score, self.step = weights, score, step
+        self.looks_without_gain = 0
 
     def offer(self, network: FocusNetwork, score: float, step: int) -> None:
+        """Take the network's weights if they are better."""
+        gains = score > self.score + _LEAST_GAIN
+        self.looks_without_gain = 0 if gains else self.looks_without_gain + 1
         # Of equals the later one: it has seen more.
         if score >= self.score:
-            self.score, self.step, self._state = score, step, _copy(network)
+            self.score, self.step, self.weights = score, step, _copy(network)
 
     def restore(self, network: FocusNetwork) -> None:
-        network.load_state_dict(self._state)
+        """Give the best weights back to the network."""
+        network.load_state_dict(self.weights)
         network.eval()
+
+
+class _Saver:
+    """Decides when the state is saved: at once when there is something to save, then seldom."""
+
+    def __init__(self, save: Callable[[FitState], None] | None, every_s: float) -> None:
+        self._save = save
+        self._every_s = every_s
+        self._next = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody wants the state."""
+        return self._save is not None
+
+    def due(self) -> bool:
+        """Return whether it is time."""
+        return self.wanted and time.monotonic() >= self._next
+
+    def save(self, state: FitState) -> None:
+        """Save, and wait for as long as it should be until the next time."""
+        if self._save is not None:
+            self._save(state)
+            self._next = time.monotonic() + self._every_s
 
 
 def _copy(network: FocusNetwork) -> dict[str, Tensor]:
