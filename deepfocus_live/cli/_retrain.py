@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -63,6 +63,13 @@ def retrain(
     start_from: Annotated[
         str | None, typer.Option("--from", help="Version to start from, instead of the current.")
     ] = None,
+    from_scratch: Annotated[
+        Literal["standard", "published"] | None,
+        typer.Option(
+            help="Start from random weights instead: of the standard network, or of the published "
+            "one at full resolution (sixteen times as slow)."
+        ),
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Time for the whole call.", min=0.1)] = 5.0,
     activate: Annotated[
         bool, typer.Option("--activate", help="Make it current if it passes the gate.")
@@ -86,6 +93,7 @@ def retrain(
     from deepfocus_live import _platform
     from deepfocus_live.focus import Conditions
     from deepfocus_live.model import Registry
+    from deepfocus_live.model.network import NETWORKS
     from deepfocus_live.training import retrain as fine_tune
 
     settings = load_config(config)
@@ -109,6 +117,7 @@ def retrain(
             preset=settings.profiles[profile].label_preset,
             conditions=Conditions(**settings.profiles[profile].imaging()),
             start_from=None if start_from is None else registry.get(start_from),
+            from_scratch=None if from_scratch is None else NETWORKS[from_scratch],
             activate=activate,
             fresh=fresh,
             progress=show,

@@ -19,6 +19,7 @@ from deepfocus_live.model._version import (
     CARD,
     ONNX,
     ModelVersion,
+    card_bytes,
     listed_files,
     read_version,
     seal,
@@ -29,6 +30,7 @@ from deepfocus_live.model._version import (
 __all__ = ["export_bare_onnx", "export_zip", "import_model"]
 
 _ZIP_MAGIC = b"PK"
+_OF_THIS_COMPUTER = {"held_out"}  # where the stacks lie that the next training is judged by
 _RDF_NAMES = ("rdf.yaml", "bioimageio.yaml")
 _TAKEN = (
     "import takes a zip or folder of `models export`, its BioImage.IO package, or an ONNX file of "
@@ -64,10 +66,11 @@ def export_bare_onnx(version: ModelVersion, path: Path, *, overwrite: bool = Fal
         shutil.copyfile(version.onnx, temporary)
 
 
-def version_files(version: ModelVersion) -> dict[str, Path]:
-    """Return the files of a version by name, the card first."""
-    names = [CARD, *listed_files(version.card, version.path / CARD)]
-    return {name: version.path / name for name in names}
+def version_files(version: ModelVersion) -> dict[str, Path | bytes]:
+    """Return the files of a version by name, the card first: without what is of this computer."""
+    card = {key: value for key, value in version.card.items() if key not in _OF_THIS_COMPUTER}
+    names = listed_files(version.card, version.path / CARD)
+    return {CARD: card_bytes(card), **{name: version.path / name for name in names}}
 
 
 def import_model(

@@ -17,6 +17,7 @@ __all__ = [
     "ONNX",
     "WEIGHTS",
     "ModelVersion",
+    "card_bytes",
     "listed_files",
     "read_version",
     "seal",
@@ -82,8 +83,12 @@ def seal(folder: Path, card: dict[str, Any]) -> None:
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Write `card` into `folder` as it is."""
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    (folder / CARD).write_text(text, encoding="utf-8")
+    (folder / CARD).write_bytes(card_bytes(card))
+
+
+def card_bytes(card: dict[str, Any]) -> bytes:
+    """Return what a card's file holds."""
+    return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def listed_files(card: dict[str, Any], where: Path | str) -> list[str]:

@@ -34,7 +34,15 @@ from torch.nn import functional as F
 
 from deepfocus_live.errors import InputError
 
-__all__ = ["COUNT_NOISE", "PUBLISHED", "Architecture", "BlockStem", "FocusNetwork", "UNet"]
+__all__ = [
+    "COUNT_NOISE",
+    "NETWORKS",
+    "PUBLISHED",
+    "Architecture",
+    "BlockStem",
+    "FocusNetwork",
+    "UNet",
+]
 
 COUNT_NOISE = 0.25
 """Counts squared; what is added to every variance, so that a constant field has a finite log."""
@@ -129,6 +137,9 @@ class Architecture:
 
 PUBLISHED = Architecture(reduction=1, stem="mean", norm="instance", upsampling="transposed")
 """The paper's network: full resolution, instance normalisation, transposed convolutions."""
+
+NETWORKS = {"standard": Architecture(), "published": PUBLISHED}
+"""Networks to start anew with, by name."""
 
 
 class FocusNetwork(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,7 +87,7 @@ def network_iou(network: FocusNetwork, examples: Sequence[Example]) -> float:
 
     Where nothing is and nothing is called in focus it is 1.
     """
-    return _iou(lambda z_slice: _network_mask(network, z_slice), examples)
+    return _iou((_network_mask(network, z_slice), target) for z_slice, target in examples)
 
 
 def network_empty_share(network: FocusNetwork) -> float:
@@ -106,7 +106,7 @@ def _network_mask(network: FocusNetwork, z_slice: NDArray[Any]) -> NDArray[np.bo
 
 def model_iou(model: InFocusModel, examples: Sequence[Example]) -> float:
     """Return the same of a loaded model: of what will really run."""
-    return _iou(lambda z_slice: _block_mask(model, z_slice), examples)
+    return _iou((_block_mask(model, z_slice, target), target) for z_slice, target in examples)
 
 
 def score_slices(model: InFocusModel, stacks: Sequence[LabelledStack]) -> list[SliceScore]:
@@ -117,11 +117,10 @@ def score_slices(model: InFocusModel, stacks: Sequence[LabelledStack]) -> list[S
     scores = []
     for stack, z in _spread(stacks, 32):
         z_slice, target = stack.slices[z], stack.target[z]
-        mask = _block_mask(model, z_slice)[: target.shape[0], : target.shape[1]]
+        mask = _block_mask(model, z_slice, target)
         if (mask & (target != UNKNOWN)).any() or (target == 1).any():
-            iou = _iou(lambda _, mask=mask: mask, [(z_slice, target)])  # type: ignore[misc]
             name = f"{stack.name}, slice {z + 1} of {len(stack.slices)}"
-            scores.append(SliceScore(name, z_slice, target, mask, iou))
+            scores.append(SliceScore(name, z_slice, target, mask, _iou([(mask, target)])))
     return sorted(scores, key=lambda score: score.iou)
 
 
@@ -134,10 +133,14 @@ def empty_share(model: InFocusModel, fields: int = 16) -> float:
     return max(float(model.infer(field).mask.mean()) for field in made)
 
 
-def _block_mask(model: InFocusModel, z_slice: NDArray[Any]) -> NDArray[np.bool_]:
-    # The corner pixel of each block: the mask is constant on blocks.
-    mask = model.infer(z_slice).mask[:: model.reduction, :: model.reduction]
-    return mask.astype(bool)
+def _block_mask(
+    model: InFocusModel, z_slice: NDArray[Any], target: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Return the mask at the resolution of `target`, which may be another than the model's."""
+    block = z_slice.shape[0] // target.shape[0]
+    height, width = target.shape
+    mask = model.infer(z_slice).mask[block // 2 :: block, block // 2 :: block]
+    return mask[:height, :width].astype(bool)
 
 
 def _fields(count: int, seed: int, shape: tuple[int, int]) -> Iterator[NDArray[np.uint16]]:
@@ -146,11 +149,11 @@ def _fields(count: int, seed: int, shape: tuple[int, int]) -> Iterator[NDArray[n
         yield empty_field(random, shape).astype(np.uint16)
 
 
-def _iou(inside: Callable[[NDArray[Any]], NDArray[np.bool_]], examples: Iterable[Example]) -> float:
+def _iou(masks: Iterable[tuple[NDArray[np.bool_], NDArray[np.uint8]]]) -> float:
+    """Return the IoU of masks and their targets, pooled; 1 where all of them are empty."""
     both = either = 0
-    for z_slice, target in examples:
-        height, width = target.shape
-        called = inside(z_slice)[:height, :width]
+    for mask, target in masks:
+        called = mask[: target.shape[0], : target.shape[1]]
         known, wanted = target != UNKNOWN, target == 1
         both += int((called & wanted & known).sum())
         either += int(((called | wanted) & known).sum())

@@ -48,6 +48,9 @@ def write_model(
     -------
     ModelVersion
     """
+    import onnx
+    import onnxruntime
+
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(network, folder / "model.onnx", name=name, template=template, slices=slices)
     save_weights(network, folder / "weights.npz")
@@ -61,7 +64,8 @@ def write_model(
         "software": {
             "deepfocus-live": _own_version(),
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "platform": platform.system(),
+            **{module.__name__: module.__version__ for module in (np, torch, onnx, onnxruntime)},
         },
     }
     seal(folder, whole)

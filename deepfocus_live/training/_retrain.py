@@ -79,7 +79,7 @@ def retrain(
     preset: str = DEFAULT_PRESET,
     conditions: Conditions | None = None,
     start_from: ModelVersion | None = None,
-    from_scratch: bool = False,
+    from_scratch: Architecture | None = None,
     activate: bool = False,
     fresh: bool = False,
     threads: int | None = None,
@@ -112,8 +112,9 @@ def retrain(
         How they were imaged; what a stack itself says of its calibration goes before.
     start_from : ModelVersion, optional
         By default the profile's current model.
-    from_scratch : bool
-        Start from random weights; `start_from`, or the current model, is then only compared with.
+    from_scratch : Architecture, optional
+        Start from random weights of this network; `start_from`, or the current model, is then only
+        compared with.
     activate : bool
         Make the new version current if it passes the gate.
     fresh : bool
@@ -154,7 +155,7 @@ class _Settings:
     profile: str
     preset: str
     conditions: Conditions | None
-    from_scratch: bool
+    from_scratch: Architecture | None
     activate: bool
     fresh: bool
     threads: int | None
@@ -170,7 +171,7 @@ class _Settings:
             "minutes": self.minutes,
             "preset": self.preset,
             "seed": self.seed,
-            "from_scratch": self.from_scratch,
+            "from_scratch": self.from_scratch is not None,
             "learning_rate": self.learning_rate,
             "batch": _BATCH,
             "crop_px": _CROP_PX,
@@ -233,8 +234,8 @@ class _Retraining:
         else:
             choose_threads()
         torch.manual_seed(settings.seed)
-        fields = {} if settings.from_scratch else parent.card.get("architecture", {})
-        self._architecture = Architecture.from_dict(fields)
+        fields = parent.card.get("architecture", {})
+        self._architecture = settings.from_scratch or Architecture.from_dict(fields)
 
     def run(
         self,

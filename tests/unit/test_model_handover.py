@@ -385,3 +385,16 @@ def test_commands_hand_a_model_on_and_take_it_back(
     assert card["imported"]["name"] == SHIPPED.name
     assert models("export", "fish-2")[0] == 2  # damaged: not handed on
     assert not Path("fish-2.zip").exists()
+
+
+def test_where_this_computer_keeps_its_stacks_is_not_handed_on(
+    tmp_path: Path, slices: np.ndarray
+) -> None:
+    secret = [{"path": "/home/ada/patients/042.tif", "stack": "042"}]
+    mine = replace(SHIPPED, card={**SHIPPED.card, "held_out": secret})
+    export_zip(mine, tmp_path / "model.zip")
+    export_bioimageio(mine, tmp_path / "package.zip", slices[0])
+    for file in ("model.zip", "package.zip"):
+        with zipfile.ZipFile(tmp_path / file) as archive:
+            assert b"patients" not in b"".join(archive.read(name) for name in archive.namelist())
+            assert json.loads(archive.read("card.json"))["name"] == SHIPPED.name
