@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from deepfocus_live.model.network import FocusNetwork
-from deepfocus_live.training._adam import Adam, AdamState
 from deepfocus_live.training._batches import BatchMaker
 from deepfocus_live.training._loss import focus_loss
 from deepfocus_live.training._precision import Precision
@@ -59,7 +61,8 @@ class FitState:
     ----------
     weights, best_weights : dict of tensors
         As of `FocusNetwork.state_dict`.
-    optimizer : AdamState
+    optimizer : dict
+        As of `torch.optim.Adam.state_dict`.
     step, best_step : int
     start_score, best_score : float
     elapsed_s : float
@@ -68,7 +71,7 @@ class FitState:
     """
 
     weights: dict[str, Tensor]
-    optimizer: AdamState
+    optimizer: dict[str, Any]
     step: int
     elapsed_s: float
     best_weights: dict[str, Tensor]
@@ -157,7 +160,7 @@ class _Fit:
         self._loss = loss
         self._clock = clock
         self._device = next(network.parameters()).device
-        self._optimizer = Adam(network.parameters())
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
         self._losses: list[float] = []
         if resume is None:
             self._step, self._checkpoints = 0, list[Checkpoint]()
@@ -165,7 +168,7 @@ class _Fit:
             self._best = _Best(_copy(network), self._start_score, 0)
         else:
             network.load_state_dict(resume.weights)
-            self._optimizer.load(resume.optimizer)
+            self._optimizer.load_state_dict(resume.optimizer)
             self._step, self._checkpoints = resume.step, list(resume.checkpoints)
             self._start_score = resume.start_score
             self._best = _Best(dict(resume.best_weights), resume.best_score, resume.best_step)
@@ -208,16 +211,17 @@ class _Fit:
     def _train(self) -> None:
         """Do one step."""
         done = self._clock.share(self._step)
-        rate = self._learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
         self._network.train()
         batch = self._batches.draw().to(self._device)
         features = self._network.features(batch.counts)
         with self._precision.autocast(self._device.type):
             logits = self._network.unet(features)
         loss = self._loss(logits[:, 0].float(), batch.target, batch.known)
-        self._optimizer.clear()
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step(rate)
+        self._optimizer.step()
         self._losses.append(float(loss.detach()))
         self._step += 1
 
@@ -235,7 +239,7 @@ class _Fit:
     def _state(self) -> FitState:
         return FitState(
             weights=_copy(self._network),
-            optimizer=self._optimizer.state(),
+            optimizer=copy.deepcopy(self._optimizer.state_dict()),
             step=self._step,
             elapsed_s=self._clock.elapsed_s(),
             best_weights=self._best.weights,

@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from deepfocus_live import _platform
-from deepfocus_live.training._adam import AdamState
 from deepfocus_live.training._fit import Checkpoint, FitState
 
 __all__ = ["SAVE_EVERY_S", "SavedTraining", "StateFile"]
@@ -152,5 +151,4 @@ def _fit_state(saved: dict[str, Any]) -> FitState:
     if set(saved) != wanted or not all(isinstance(v, Tensor) for v in saved["weights"].values()):
         raise ValueError("it holds other fields")
     checkpoints = [Checkpoint(**checkpoint) for checkpoint in saved["checkpoints"]]
-    optimizer = AdamState(**saved["optimizer"])
-    return FitState(**{**saved, "optimizer": optimizer, "checkpoints": checkpoints})
+    return FitState(**{**saved, "checkpoints": checkpoints})

@@ -11,7 +11,6 @@ import torch
 
 from deepfocus_live.model.network import Architecture, FocusNetwork
 from deepfocus_live.training import FP32, BatchMaker, FitState, LabelledStack, fit
-from deepfocus_live.training._adam import Adam
 from deepfocus_live.training._device import choose_threads, training_device
 from deepfocus_live.training._state import SavedTraining, StateFile
 
@@ -71,20 +70,6 @@ def test_fit_gone_on_with_ends_as_if_it_had_never_been_broken_off(
         torch.testing.assert_close(resumed[-1].weights[key], value)
     assert resumed[-1].checkpoints == states[-1].checkpoints
     assert resumed[-1].elapsed_s > half.elapsed_s
-
-
-def test_optimizer_does_what_torch_s_own_does() -> None:
-    mine, theirs = fresh_network(), fresh_network()
-    ours, reference = Adam(mine.parameters()), torch.optim.Adam(theirs.parameters(), lr=1e-2)
-    counts = batches().draw().counts
-    for _ in range(3):
-        for network in (mine, theirs):
-            network.zero_grad()
-            network.unet(network.features(counts)).square().mean().backward()
-        ours.step(1e-2)
-        reference.step()
-    for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_training_stops_when_nothing_is_gained_any_more() -> None:
