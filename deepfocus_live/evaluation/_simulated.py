@@ -80,7 +80,7 @@ class SimulatedScore:
     called : (bins,) int64
         Pixels of specimen called in focus, by defocus; the bins are those of `DEFOCUS_EDGES`.
     seen : (bins,) int64
-        Pixels of specimen.
+        Pixels of specimen, those left out where something above or below is in focus.
     """
 
     slices: list[SimulatedSlice]
@@ -125,8 +125,11 @@ def score_on_simulation(
         for z, z_slice in enumerate(stack.slices):
             mask = np.asarray(mask_of(z_slice)) != 0
             scores.append(_score(number, varied, z, mask))
-            near = np.digitize(_defocus(stack, z), DEFOCUS_EDGES) - 1
-            specimen = ~np.isnan(stack.depth_um)
+            away = _defocus(stack, z)
+            near = np.digitize(away, DEFOCUS_EDGES) - 1
+            # Not where something else above or below is in focus, or nearly.
+            alone = (away < 1) | ~(stack.in_focus[z] | stack.undecided[z])
+            specimen = ~np.isnan(stack.depth_um) & alone
             seen += np.bincount(near[specimen], minlength=bins)[:bins]
             called += np.bincount(near[specimen & mask], minlength=bins)[:bins]
     return SimulatedScore(scores, called, seen)
@@ -192,7 +195,7 @@ def _score(number: int, varied: VariedStack, z: int, mask: NDArray[np.bool_]) ->
         modality=varied.modality,
         noise_level=varied.noise_level,
         z=z,
-        counts=float((truth & known).mean()) >= _COUNTS * float(known.mean()),
+        counts=known.any() and float(truth[known].mean()) >= _COUNTS,
         mixed=float((truth & known).mean()) >= _MIXED and float(blurred.mean()) >= _MIXED,
         iou=iou(mask, truth, known),
         strict_iou=iou(mask, truth),

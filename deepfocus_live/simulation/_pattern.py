@@ -12,7 +12,7 @@ from deepfocus_live.errors import InputError
 
 __all__ = ["FixedPattern"]
 
-_DUST_EDGE_PX = 3
+_DUST_EDGE_PX = 8
 
 
 @dataclass(frozen=True, kw_only=True)

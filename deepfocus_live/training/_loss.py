@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = ["focus_loss"]
+
+_SMOOTH = 4.0  # blocks
 
 
 def focus_loss(
@@ -18,6 +22,7 @@ def focus_loss(
     focal_weight: float = 1.0,
     dice_weight: float = 1.0,
     bce_weight: float = 0.5,
+    dice_over: Literal["crop", "batch"] = "crop",
 ) -> Tensor:
     """Return the weighted sum of focal loss, Dice loss and cross-entropy, a scalar >= 0.
 
@@ -28,13 +33,18 @@ def focus_loss(
     gamma : float
         Exponent of the focal term: how little a place counts that is already right.
     focal_weight, dice_weight, bce_weight : float
+    dice_over : {"crop", "batch"}
+        Whether overlap is counted crop by crop, so that little things count as much as fields full
+        of cells, or over the whole batch.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = 1.0 - torch.exp(-cross_entropy)
     count = known.sum().clamp(min=1.0)
     pointwise = (focal_weight * wrong**gamma + bce_weight) * cross_entropy
     probability = torch.sigmoid(logits) * known
-    overlap = (probability * target).sum()
-    # The 1 keeps a batch without anything in focus from dividing by nothing.
-    dice = 1.0 - (2.0 * overlap + 1.0) / (probability.sum() + (target * known).sum() + 1.0)
+    within = (1, 2) if dice_over == "crop" else (0, 1, 2)
+    overlap = (probability * target).sum(within)
+    both = probability.sum(within) + (target * known).sum(within)
+    # The constant keeps what has nothing in focus from dividing by nothing.
+    dice = (1.0 - (2.0 * overlap + _SMOOTH) / (both + _SMOOTH)).mean()
     return (pointwise * known).sum() / count + dice_weight * dice
