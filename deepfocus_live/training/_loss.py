@@ -46,5 +46,8 @@ def focus_loss(
     overlap = (probability * target).sum(within)
     both = probability.sum(within) + (target * known).sum(within)
     # The constant keeps what has nothing in focus from dividing by nothing.
-    dice = (1.0 - (2.0 * overlap + _SMOOTH) / (both + _SMOOTH)).mean()
+    dice = 1.0 - (2.0 * overlap + _SMOOTH) / (both + _SMOOTH)
+    # A crop that counts more everywhere counts more here, too.
+    weight = known.amax(within)
+    dice = (weight * dice).sum() / weight.sum().clamp(min=1.0)
     return (pointwise * known).sum() / count + dice_weight * dice

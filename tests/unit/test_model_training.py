@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,28 @@ def test_undecided_pixels_carry_no_loss_and_no_gradient() -> None:
     changed = logits.detach().clone()
     changed[:, :, 8:] = 50.0
     torch.testing.assert_close(focus_loss(changed, target, known), loss.detach())
+
+
+def test_crop_by_crop_a_missed_little_thing_weighs_what_a_missed_large_one_does() -> None:
+    target = torch.zeros(2, 16, 16)
+    target[0], target[1, 4:8, 4:8] = 1.0, 1.0
+    found = 20.0 * (2.0 * target - 1.0)
+    known, unknown = torch.ones_like(target), torch.ones_like(target)
+    unknown[1] = 0.0
+
+    def dice(missed: int, over: Literal["crop", "batch"], known: torch.Tensor = known) -> float:
+        logits = found.clone()
+        logits[missed] = -20.0
+        only = {"focal_weight": 0.0, "bce_weight": 0.0}
+        return focus_loss(logits, target, known, dice_over=over, **only).item()
+
+    assert dice(1, "crop") == pytest.approx(dice(0, "crop"), rel=0.25)
+    assert dice(1, "batch") < 0.1 * dice(0, "batch")
+    # A crop of which nothing is known says nothing; one that counts more says more.
+    assert dice(1, "crop", unknown) == pytest.approx(0.0, abs=1e-6)
+    heavy = known.clone()
+    heavy[1] = 4.0
+    assert dice(1, "crop", heavy) > 1.3 * dice(1, "crop")
 
 
 def test_block_is_in_focus_by_majority_of_what_is_decided_in_it() -> None:
