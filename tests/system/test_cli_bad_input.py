@@ -257,7 +257,7 @@ CASES: list[tuple[str, Prepare, tuple[str, ...]]] = [
     (
         "model-unknown",
         lambda f: segment(f, stack(f), "--model", "tuesday", "--models", f / "models"),
-        ("'tuesday'", "there are: shipped-1"),
+        ("'tuesday'", "there are: shipped-"),
     ),
     (
         "model-folder-is-empty",
@@ -267,7 +267,7 @@ CASES: list[tuple[str, Prepare, tuple[str, ...]]] = [
     (
         "models-use-unknown",
         lambda f: ["models", "use", "tuesday", "--models", f / "models"],
-        ("'tuesday'", "there are: shipped-1"),
+        ("'tuesday'", "there are: shipped-"),
     ),
     (
         "models-show-outside",
@@ -338,7 +338,7 @@ CASES: list[tuple[str, Prepare, tuple[str, ...]]] = [
     (
         "retrain-from-unknown",
         lambda f: retrain(f, stack(f), "--from", "tuesday"),
-        ("'tuesday'", "there are: shipped-1"),
+        ("'tuesday'", "there are: shipped-"),
     ),
     (
         "retrain-for-unknown-profile",

@@ -288,7 +288,7 @@ REFUSED: dict[str, tuple[Callable[[Path, dict[str, Path]], Path], str]] = {
         lambda f, m: _rezipped(f / "a.zip", m["zip"], _with_card(name="../a")),
         "cannot be a name",
     ),
-    "name taken": (lambda f, m: m["zip"], "exists already.*--name shipped-1-2"),
+    "name taken": (lambda f, m: m["zip"], f"exists already.*--name {SHIPPED.name}-2"),
     "empty folder": (lambda f, m: f, "not a model"),
 }
 
