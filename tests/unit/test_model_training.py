@@ -11,6 +11,8 @@ import torch
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions, label_stack
 from deepfocus_live.frames import Calibration
+from deepfocus_live.inference import InFocusModel
+from deepfocus_live.model import Registry
 from deepfocus_live.model.network import Architecture, FocusNetwork
 from deepfocus_live.simulation import simulate_focal_stack
 from deepfocus_live.training import (
@@ -22,6 +24,7 @@ from deepfocus_live.training import (
     empty_field,
     fit,
     focus_loss,
+    model_iou,
     network_iou,
     simulated_stack,
     split,
@@ -290,3 +293,16 @@ def test_iou_is_pooled_over_what_is_known() -> None:
     target[1, 24:] = UNKNOWN
     examples = [(stack.slices[1], target[1])]
     assert network_iou(network, examples) == pytest.approx(16 / 24)
+
+
+def test_model_is_judged_at_the_resolution_of_the_labels() -> None:
+    model = InFocusModel.load(Registry().shipped_version(), provider="cpu", threads=1)
+    stack = simulate_focal_stack("organoid_layer", shape=(3, 130, 150), seed=4)
+    z_slice = stack.slices[1]
+    mask = model.infer(z_slice).mask
+    assert 0 < mask.mean() < 1
+    for reduction in (1, 2, 4):
+        height, width = (side // reduction * reduction for side in mask.shape)
+        target = mask[:height:reduction, :width:reduction]
+        assert model_iou(model, [(z_slice, target)]) == 1.0
+        assert model_iou(model, [(z_slice, 1 - target)]) == 0.0
