@@ -29,12 +29,11 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 _FIGURES = {
     "iou_after": "IoU {:.3f}",
     "iou_before": "before {:.3f}",
-    "iou_held_out_simulated": "IoU simulated {:.3f}",
-    "iou_held_out_real": "IoU real {:.3f}",
+    "iou": "IoU simulated {:.3f}",
     "f1": "F1 {:.3f}",
     "false_area": "false area {:.4f}",
 }
-"""What of a card's metrics stands in the list, wherever in them it is."""
+"""What of a card's metrics stands in the list, wherever in them it comes first."""
 
 _MOST_FIGURES = 3
 
@@ -247,7 +246,11 @@ def _instead_of(before: str, version: ModelVersion) -> str:
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
-    found = {key: value for key, value in _leaves(metrics) if isinstance(value, (int, float))}
+    found: dict[str, float] = {}
+    for key, value in _leaves(metrics):
+        mean = value[0] if isinstance(value, list) and value else value  # before its interval
+        if isinstance(mean, (int, float)):
+            found.setdefault(key, mean)
     known = [text.format(found[key]) for key, text in _FIGURES.items() if key in found]
     gate = metrics.get("gate")
     passed = [] if gate is None else ["gate passed" if gate == "passed" else "gate refused"]
