@@ -28,7 +28,8 @@ SHIPPED = Registry().shipped_version()
 
 @pytest.fixture(scope="module")
 def z_slice() -> np.ndarray:
-    return simulate_focal_stack(shape=(3, 128, 160), seed=3).slices[0]
+    # Focus crosses the field: part of every crop of it is in focus.
+    return simulate_focal_stack("tilted_sheet", shape=(9, 128, 160), seed=3).slices[4]
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_model_names_its_version_and_what_really_runs(model: InFocusModel) -> No
     assert model.version == Registry().shipped_version().name
     assert model.provider == "CPUExecutionProvider"
     assert model.reduction == 4
-    assert model.threshold == 0.5
+    assert model.threshold == Registry().shipped_version().threshold
 
 
 def test_model_opens_from_a_folder_and_from_a_file() -> None:
