@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.model import ModelVersion, Registry, read_version, seal
 
+STACKS_PER_SEED = 36
+
 
 def main() -> None:
     """Score, print, and write if asked to."""
@@ -72,7 +74,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", nargs="?", default=None)
-    parser.add_argument("--stacks-per-seed", type=int, default=36)
+    parser.add_argument("--stacks-per-seed", type=int, default=STACKS_PER_SEED)
     parser.add_argument("--card", action="store_true", help="write the figures into the card")
     parser.add_argument(
         "--test", nargs=4, metavar=("STACK", "REGIONS", "FOCUS", "SCORER"), default=None

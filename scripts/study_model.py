@@ -41,7 +41,7 @@ from deepfocus_live.training import (
     fit,
     focus_loss,
     simulated_stacks,
-    with_weak_labels,
+    with_labels,
 )
 
 SIMULATED_STACKS = 180
@@ -129,7 +129,7 @@ def _data(paths: list[str]) -> tuple[list[LabelledStack], list[LabelledStack]]:
     """Return simulated and real stacks with targets at full resolution."""
     simulated = simulated_stacks(SIMULATED_STACKS, seed=0, shape=(7, 288, 288), reduction=1)
     real = [
-        with_weak_labels(stack, preset="consensus", reduction=1)
+        with_labels(stack, preset="consensus", reduction=1)
         for path in paths
         for stack in open_stacks(path)
     ]

@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _model_scores import empty_scores, hand_made_scores, simulated_scores, tables
+from _model_scores import tables
 from numpy.typing import NDArray
+from score_model import STACKS_PER_SEED, score_version
 
-from deepfocus_live.inference import InFocusModel
-from deepfocus_live.model import ModelVersion
 from deepfocus_live.model.network import Architecture, FocusNetwork
 from deepfocus_live.simulation import SPECIMENS
 from deepfocus_live.stacks import Stack, open_stacks
@@ -40,7 +39,7 @@ from deepfocus_live.training import (
     network_iou,
     simulated_stack,
     split,
-    with_weak_labels,
+    with_labels,
     write_model,
 )
 
@@ -148,7 +147,7 @@ def _stacks(
 ) -> tuple[list[LabelledStack], dict[str, list[LabelledStack]]]:
     """Return what is learnt from, and what is judged by, by kind."""
     real = [
-        with_weak_labels(_Mirrored(stack), preset="consensus", reduction=reduction)
+        with_labels(_Mirrored(stack), preset="consensus", reduction=reduction)
         for path in args.stacks
         for stack in open_stacks(path)
     ]
@@ -224,27 +223,12 @@ def _write(
         trial = write_model(
             Path(folder) / "trial", network, name=args.name, card=card, slices=sample
         )
-        card["metrics"] = _metrics(args, trial)
+        card["metrics"] = score_version(trial, args.test, STACKS_PER_SEED)
         print(tables(card["metrics"]))
         target = args.output / args.name
         shutil.rmtree(target, ignore_errors=True)
         write_model(target, network, name=args.name, card=card, template=trial.onnx)
     (args.output / "current").write_text(f"{args.name}\n", encoding="utf-8")
-
-
-def _metrics(args: argparse.Namespace, trial: ModelVersion) -> dict[str, Any]:
-    model = InFocusModel.load(trial, provider="cpu")
-
-    def mask_of(z_slice: NDArray[Any]) -> NDArray[np.uint8]:
-        return model.infer(z_slice).mask
-
-    metrics: dict[str, Any] = {
-        "simulated": simulated_scores(mask_of, 36),
-        "empty": empty_scores(mask_of),
-    }
-    if args.test is not None:
-        metrics["hand_made"] = {Path(args.test[0]).name: hand_made_scores(mask_of, args.test)}
-    return metrics
 
 
 def _shown(arguments: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from deepfocus_live.training._evaluate import empty_share, held_out_slices, mode
 from deepfocus_live.training._examples import UNKNOWN, LabelledStack, SliceStack, block_target
 from deepfocus_live.training._fit import Checkpoint, FitResult, FitState, fit
 from deepfocus_live.training._gate import Check, Scores, Verdict, judge_candidate
-from deepfocus_live.training._label import with_labels, with_weak_labels
+from deepfocus_live.training._label import with_labels
 from deepfocus_live.training._loss import focus_loss
 from deepfocus_live.training._package import write_model
 from deepfocus_live.training._precision import FP32, Precision, fastest_precision
@@ -54,6 +54,5 @@ __all__ = [
     "split",
     "training_device",
     "with_labels",
-    "with_weak_labels",
     "write_model",
 ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions, StackLabeler, StackLabels
 from deepfocus_live.frames import Calibration
+from deepfocus_live.model import MIN_SIDE
 from deepfocus_live.training._examples import (
     HAND_MADE_WEIGHT,
     LEAST_GAP_PX,
@@ -22,9 +23,8 @@ from deepfocus_live.training._examples import (
     block_target,
 )
 
-__all__ = ["MaskSlices", "with_labels", "with_weak_labels"]
+__all__ = ["MaskSlices", "with_labels"]
 
-_MIN_SIDE = 64
 _LEAST_SLICES = 3  # to compare with each other; of fewer no rule says anything
 _HAND_MADE_DRAWS = 2.0  # how often their stacks are drawn from, beside others
 
@@ -45,13 +45,6 @@ class MaskSlices(Protocol):
 
     def said(self, z_index: int, /) -> bool:
         """Return whether the masks say anything about a slice."""
-
-
-def with_weak_labels(
-    stack: SliceStack, *, preset: str, reduction: int, conditions: Conditions | None = None
-) -> LabelledStack:
-    """Read a stack and label it by rule; see `with_labels`."""
-    return with_labels(stack, preset=preset, reduction=reduction, conditions=conditions)
 
 
 def with_labels(
@@ -108,10 +101,10 @@ def with_labels(
 
 
 def _check_size(stack: SliceStack, masks: MaskSlices | None) -> None:
-    if min(stack.shape[1:]) < _MIN_SIDE:
+    if min(stack.shape[1:]) < MIN_SIDE:
         raise InputError(
             f"{stack.name}: slices of {stack.shape[1]} x {stack.shape[2]} pixels are too small to "
-            f"learn from; {_MIN_SIDE} x {_MIN_SIDE} at least"
+            f"learn from; {MIN_SIDE} x {MIN_SIDE} at least"
         )
     if masks is not None and tuple(masks.shape) != tuple(stack.shape):
         raise InputError(

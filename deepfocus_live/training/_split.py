@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.model import MIN_SIDE
 from deepfocus_live.training._examples import LabelledStack
 
 __all__ = ["split"]
 
-_MIN_SIDE = 64
 _HELD_OUT_SHARE = 0.2  # of the stacks
 _REGION_SHARE = 0.25  # of the columns, where one stack must do for training and for judging
 
@@ -65,11 +65,11 @@ def _split_region(
 ) -> tuple[list[LabelledStack], list[LabelledStack], str]:
     """Hold out the columns at one side, whichever side leaves something in focus on both."""
     r, width = stack.reduction, stack.slices.shape[2]
-    held_px = max(int(width * _REGION_SHARE), _MIN_SIDE) // r * r
+    held_px = max(int(width * _REGION_SHARE), MIN_SIDE) // r * r
     # Beyond the labels' windows: nothing that trained a label is judged.
     gap_px = min(stack.gap_px, width // 8) // r * r
     whole = stack.target.shape[2] * r
-    if whole - held_px - gap_px < _MIN_SIDE:
+    if whole - held_px - gap_px < MIN_SIDE:
         raise InputError(
             f"{stack.name}: slices {width} pixels wide are too narrow to hold out a region to "
             "judge by; give a second stack"

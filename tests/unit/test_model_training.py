@@ -28,7 +28,7 @@ from deepfocus_live.training import (
     network_iou,
     simulated_stack,
     split,
-    with_weak_labels,
+    with_labels,
 )
 
 
@@ -153,28 +153,28 @@ def test_stack_too_narrow_to_part_is_refused() -> None:
 
 def test_slices_too_small_and_of_another_type_are_refused() -> None:
     with pytest.raises(InputError, match="tiny: slices of 60 x 200 pixels are too small"):
-        with_weak_labels(_Opened(np.zeros((5, 60, 200), np.uint16)), preset="axial", reduction=4)
+        with_labels(_Opened(np.zeros((5, 60, 200), np.uint16)), preset="axial", reduction=4)
     with pytest.raises(InputError, match="must be uint8 or uint16"):
-        with_weak_labels(_Opened(np.zeros((5, 64, 64), np.float32)), preset="axial", reduction=4)
+        with_labels(_Opened(np.zeros((5, 64, 64), np.float32)), preset="axial", reduction=4)
     with pytest.raises(InputError, match="preset"):
-        with_weak_labels(_Opened(np.zeros((5, 64, 64), np.uint16)), preset="none", reduction=4)
+        with_labels(_Opened(np.zeros((5, 64, 64), np.uint16)), preset="none", reduction=4)
 
 
 def test_stack_that_drifts_sideways_is_not_to_be_learned_from(specimen: np.ndarray) -> None:
     drifting = np.stack([np.roll(plane, 6 * z, axis=1) for z, plane in enumerate(specimen)])
     still, moving = (
-        with_weak_labels(_Opened(slices), preset="consensus", reduction=4)
+        with_labels(_Opened(slices), preset="consensus", reduction=4)
         for slices in (specimen, drifting)
     )
     assert (still.trainable, moving.trainable) == (True, False)
     # The other presets do not look.
-    assert with_weak_labels(_Opened(drifting), preset="axial", reduction=4).trainable
+    assert with_labels(_Opened(drifting), preset="axial", reduction=4).trainable
 
 
 def test_labels_reckon_with_the_stack_s_own_calibration(specimen: np.ndarray) -> None:
     opened = _Opened(specimen)
     opened.pixel_size_um = Calibration(0.5, "file")
-    stack = with_weak_labels(
+    stack = with_labels(
         opened, preset="consensus", reduction=4, conditions=Conditions(window_um=16.0)
     )
     labels = label_stack(
@@ -189,20 +189,20 @@ def test_labels_reckon_with_the_stack_s_own_calibration(specimen: np.ndarray) ->
 def test_a_slice_of_zeros_teaches_nothing(specimen: np.ndarray) -> None:
     torn = specimen.copy()
     torn[3] = 0
-    stack = with_weak_labels(_Opened(torn), preset="consensus", reduction=4)
+    stack = with_labels(_Opened(torn), preset="consensus", reduction=4)
     assert (stack.target[3] == UNKNOWN).all()
     assert not (stack.target[[0, 1, 2, 4]] == UNKNOWN).all(axis=(1, 2)).any()
 
 
 def test_what_is_judged_lies_beyond_the_windows_of_the_labels(specimen: np.ndarray) -> None:
-    wide = with_weak_labels(
+    wide = with_labels(
         _Opened(specimen),
         preset="consensus",
         reduction=4,
         conditions=Conditions(window_um=64.0, pixel_size_um=1.0),
     )
     assert wide.gap_px == 128
-    assert with_weak_labels(_Opened(specimen), preset="axial", reduction=4).gap_px == 32
+    assert with_labels(_Opened(specimen), preset="axial", reduction=4).gap_px == 32
 
 
 def test_same_seed_draws_the_same_batches() -> None:
