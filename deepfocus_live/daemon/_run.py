@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +132,7 @@ class ActiveRun:
         self.preset = preset
         self._conditions = conditions
         self.ended = False
+        self._then: Callable[[], None] | None = None
         self.segmented = True
         self.received = 0
         self.masked = 0
@@ -150,9 +152,27 @@ class ActiveRun:
             return True
 
     def release(self, sequence_number: int) -> None:
-        """Say that the frame is stored, or that storing it was given up."""
+        """Say that the frame is stored and passed on, or that storing it was given up."""
         with self._lock:
             self._in_flight.discard(sequence_number)
+        self._go_on_when_all_are_stored()
+
+    def end(self, then: Callable[[], None]) -> None:
+        """Note that no more frames come; `then` is called once those that came are passed on.
+
+        A frame is acknowledged before it is passed on, so the end may be heard of in between: who
+        labelled the stack then would do so without its last slice.
+        """
+        with self._lock:
+            self.ended, self._then = True, then
+        self._go_on_when_all_are_stored()
+
+    def _go_on_when_all_are_stored(self) -> None:
+        with self._lock:
+            if self._in_flight or self._then is None:
+                return
+            then, self._then = self._then, None
+        then()
 
     def owe(self, jobs: int) -> None:
         """Count work that must be done before the run can be closed (negative: done)."""

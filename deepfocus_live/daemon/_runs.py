@@ -128,8 +128,7 @@ class OpenRuns:
             run.writer.end(reason if reason in known else "interrupted")  # type: ignore[arg-type]
         # Counted before `ended` is seen: the run must not be closed under its last job.
         run.owe(1)
-        run.ended = True
-        self._background.put(run)
+        run.end(lambda: self._background.put(run))
 
     def _create(self, spec: RunSpec) -> ActiveRun:
         profile = self._config.profiles.get(spec.profile)

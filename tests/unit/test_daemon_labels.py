@@ -89,6 +89,26 @@ def _header(number: int, t: int, z: int) -> Any:
     )
 
 
+def test_a_run_s_end_waits_for_the_slices_that_are_being_stored(run: ActiveRun) -> None:
+    ends: list[str] = []
+    assert run.claim(6)
+    assert run.claim(7)
+    run.end(lambda: ends.append("end"))
+    run.release(6)
+    assert (run.ended, run.finished, ends) == (True, False, [])
+    run.release(7)
+    assert ends == ["end"]
+    assert run.claim(8)
+    run.release(8)
+    assert ends == ["end"], "an end is told once"
+
+
+def test_a_run_that_has_nothing_in_flight_ends_at_once(run: ActiveRun) -> None:
+    ends: list[str] = []
+    run.end(lambda: ends.append("end"))
+    assert ends == ["end"]
+
+
 def test_notes_and_what_may_be_learned_go_to_the_journal_and_the_log(
     run: ActiveRun,
     still: NDArray[Any],
