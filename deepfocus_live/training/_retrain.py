@@ -293,11 +293,9 @@ class _Retraining:
                 skipped["time"] += 1
             elif (one := self._label_one(given[index], keep[index])) is not None:
                 found[index] = one
-        self._left_out += [
-            f"{count} stacks are left out: there is not enough {what} for more"
-            for what, count in skipped.items()
-            if count
-        ]
+        for what, count in skipped.items():
+            if count:
+                self._leave_out(f"{count} stacks are left out: there is not enough {what} for more")
         if not found:
             raise InputError(f"no stack is left to learn from: {'; '.join(self._left_out)}")
         return [found[index] for index in sorted(found)]
@@ -308,13 +306,14 @@ class _Retraining:
         self._tell("label", f"labelling {stack.name}")
         labelled = self._with_labels(given, keep)
         if not labelled.trainable:
-            self._leave_out(stack.name, "the specimen moves sideways during the scan")
+            self._leave_out(f"{stack.name} is left out: the specimen moves sideways during the scan")
         elif not labelled.decided and stack.shape[0] < 3:
             self._leave_out(
-                stack.name, f"{stack.shape[0]} slices are too few to compare; give masks (--pair)"
+                f"{stack.name} is left out: {stack.shape[0]} slices are too few to compare; give "
+                "masks (--pair)"
             )
         elif not labelled.decided:
-            self._leave_out(stack.name, "every pixel of it is undecided")
+            self._leave_out(f"{stack.name} is left out: every pixel of it is undecided")
         else:
             return labelled
         return None
@@ -345,8 +344,7 @@ class _Retraining:
         self._note(f"{stack.name} has another size than the flat field: done without it")
         return replace(conditions, flat_field=None)
 
-    def _leave_out(self, name: str, why: str) -> None:
-        line = f"{name} is left out: {why}"
+    def _leave_out(self, line: str) -> None:
         self._left_out.append(line)
         self._tell("label", line)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from deepfocus_live.focus import warm_up
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.model import Registry
 from deepfocus_live.simulation import simulate_focal_stack
-from deepfocus_live.training import Progress, RetrainReport, _anchor, _precision, retrain
+from deepfocus_live.training import Progress, RetrainReport, _anchor, _precision, _retrain, retrain
 from deepfocus_live.training._state import StateFile
 from tests.small_disk import run_on_small_disk
 
@@ -202,6 +204,11 @@ def test_killed_training_is_gone_on_with_and_the_old_model_stays(
     said: list[str] = []
     with StateFile(state.parent, "other", said.append) as other:
         assert other.load() is None and len(said) == 1
+    # Asked to begin anew, it does.
+    shutil.copytree(root, tmp_path / "anew")
+    told = told_before_training([path], Registry(tmp_path / "anew"), minutes=minutes, fresh=True)
+    assert not any("going on at step" in line for line in told)
+    assert not (tmp_path / "anew" / "training" / "default" / "state.pt").exists()
     report = retrain([path], registry=registry, minutes=minutes, threads=1)
     assert report.resumed_at_step is not None and report.resumed_at_step > 0
     assert report.steps >= report.resumed_at_step
@@ -209,6 +216,37 @@ def test_killed_training_is_gone_on_with_and_the_old_model_stays(
     assert report.minutes < minutes + 1.0, "a minute for a busy machine"
     assert "region" in report.held_out, "there is one stack"
     assert not state.exists()
+
+
+# --- what is left out -----------------------------------------------------------------------
+
+
+class EnoughError(Exception):
+    """What a test wanted to see has been told."""
+
+
+def told_before_training(stacks: list[Path], registry: Registry, **options: Any) -> list[str]:
+    """Begin a training, and return what it tells until its first step."""
+    told: list[str] = []
+
+    def tell(news: Progress) -> None:
+        if news.stage == "train":
+            raise EnoughError
+        told.append(news.message)
+
+    with pytest.raises(EnoughError):
+        retrain(stacks, registry=registry, threads=1, progress=tell, **options)
+    return told
+
+
+def test_stacks_that_labelling_has_no_time_for_are_left_out_and_counted(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_retrain, "_LABELLING_SHARE", 0.0)
+    stacks = [files / f"stack_{k}.tif" for k in (1, 2, 3, 4)]
+    told = told_before_training(stacks, Registry(tmp_path / "models"), minutes=5)
+    assert sum(line.startswith("labelling") for line in told) == 2, "two are always labelled"
+    assert "2 stacks are left out: there is not enough time for more" in told
 
 
 # --- bad input ------------------------------------------------------------------------------
