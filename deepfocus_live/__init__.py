@@ -6,6 +6,7 @@ microscope's process.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from deepfocus_live.volume import Run, open_run
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reports to its maker and leaves an identifier in the user's home, unless told not to
+# before it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Attachment", "Run", "__version__", "attach", "open_run"]
 

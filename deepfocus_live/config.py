@@ -74,7 +74,7 @@ class InferenceConfig(_Section):
     """The live masks."""
 
     enabled: bool = True
-    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    provider: Literal["auto", "cpu", "cuda", "openvino"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """None: as many as there are physical cores."""
     backlog_mb: Annotated[int, Field(ge=1)] = 512

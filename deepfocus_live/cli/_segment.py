@@ -28,7 +28,7 @@ def segment(
     models: ModelsOption = None,
     profile: Annotated[str, typer.Option(help="Whose current model to use.")] = "default",
     provider: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run.")
+        Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where to run.")
     ] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing OUT.")

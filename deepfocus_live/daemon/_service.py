@@ -129,7 +129,11 @@ class Daemon:
             config.storage, on_stored=self._frame_stored, on_trouble=self._disk_trouble
         )
         self._masks = MaskMaker(
-            config, self.registry, on_mask=self._mask_made, on_model=self._model_changed
+            config,
+            self.registry,
+            on_mask=self._mask_made,
+            on_model=self._model_changed,
+            warn=self._warn,
         )
         self._background = Background(
             labels=config.labels.enabled,

@@ -1,68 +1,60 @@
-"""Which ONNX Runtime provider can be had here, and why not.
-
-ONNX Runtime lists CUDA as available wherever its CUDA build is installed, and complains on stderr
-when a session asks for it in vain. So the driver is asked first.
-"""
+"""From the name of a provider to an engine that truly runs there, or to the reason why not."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import sys
-from typing import Literal
+import contextlib
+from pathlib import Path
+from typing import Literal, get_args
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.inference._choice import open_faster_on_cpu
+from deepfocus_live.inference._cuda import why_no_cuda
+from deepfocus_live.inference._engine import Engine
+from deepfocus_live.inference._onnxruntime import OnnxRuntimeEngine
+from deepfocus_live.inference._openvino import OpenVinoEngine
 
-__all__ = ["CPU", "CUDA", "Provider", "choose_providers", "why_no_cuda"]
+__all__ = ["Provider", "open_engine", "why_no_cuda"]
 
-Provider = Literal["auto", "cpu", "cuda"]
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
+Provider = Literal["auto", "cpu", "cuda", "openvino"]
 
 
-def choose_providers(asked: str) -> list[str]:
-    """Return ONNX Runtime's provider list for what was asked.
+def open_engine(path: Path, *, provider: str = "auto", threads: int | None = None) -> Engine:
+    """Open a model on the provider asked for.
 
     Parameters
     ----------
-    asked : {"auto", "cpu", "cuda"}
+    path : path
+        An ONNX file of ours.
+    provider : {"auto", "cpu", "cuda", "openvino"}
+        "auto" takes CUDA where a session truly gets it, else the faster of ONNX Runtime ("cpu")
+        and OpenVINO on this machine. Any other is had, or refused.
+    threads : int, optional
+        CPU threads of one inference; by default one per physical core.
 
     Raises
     ------
     InputError
-        If `asked` is unknown, or CUDA was asked for and cannot be had, with the reason.
+        If the provider is unknown or cannot be had, with the reason, or if the file is missing,
+        damaged or no model of ours.
     """
-    if asked == "cpu":
-        return [CPU]
-    if asked not in ("auto", "cuda"):
-        raise InputError(f"provider {asked!r} is unknown; use 'auto', 'cpu' or 'cuda'")
-    reason = why_no_cuda()
-    if reason is None:
-        return [CUDA, CPU]
-    if asked == "cuda":
-        raise InputError(f"provider 'cuda' cannot be had: {reason}")
-    return [CPU]
+    if provider not in get_args(Provider):
+        raise _unknown(provider)
+    if provider == "cuda":
+        return OnnxRuntimeEngine(path, device="cuda", threads=threads)
+    if provider == "openvino":
+        return OpenVinoEngine(path, threads=threads)
+    if provider == "auto":
+        with contextlib.suppress(InputError):
+            return _fastest(path, threads)
+    return OnnxRuntimeEngine(path, device="cpu", threads=threads)
 
 
-@functools.cache
-def why_no_cuda() -> str | None:
-    """Return why no session can run on CUDA here, or None where nothing speaks against it.
+def _fastest(path: Path, threads: int | None) -> Engine:
+    if why_no_cuda() is None:
+        with contextlib.suppress(InputError):
+            return OnnxRuntimeEngine(path, device="cuda", threads=threads)
+    return open_faster_on_cpu(path, threads=threads)
 
-    Only the session itself can tell for sure: its libraries are looked for when it is made.
-    """
-    import onnxruntime
 
-    if CUDA not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime is built without CUDA (install onnxruntime-gpu)"
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver is installed ({library} not found)"
-    if (code := driver.cuInit(0)) != 0:
-        return f"the NVIDIA driver does not start (cuInit returned {code})"
-    count = ctypes.c_int(0)
-    if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver finds no GPU"
-    return None
+def _unknown(provider: str) -> InputError:
+    return InputError(f"provider {provider!r} is unknown; use 'auto', 'cpu', 'cuda' or 'openvino'")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from deepfocus_live.inference._model import Inference, InFocusModel
 from deepfocus_live.model import ModelVersion
 
 __all__ = ["ModelSlot"]
+
+log = logging.getLogger(__name__)
 
 
 class ModelSlot:
@@ -25,18 +28,38 @@ class ModelSlot:
     ----------
     model : InFocusModel
         The first model in use.
-    provider : {"auto", "cpu", "cuda"}
+    provider : {"auto", "cpu", "cuda", "openvino"}
     threads : int, optional
-        Both as in `InFocusModel.load`, for every model that comes later.
+    on_change : callable
+        All three as in `InFocusModel.load`, for every model that comes later.
     """
 
     def __init__(
-        self, model: InFocusModel, *, provider: str = "auto", threads: int | None = None
+        self,
+        model: InFocusModel,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        on_change: Callable[[str], None] = log.warning,
     ) -> None:
         self._model = model
         self._provider = provider
         self._threads = threads
+        self._on_change = on_change
         self._swapping = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        version: ModelVersion | Path | str,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        on_change: Callable[[str], None] = log.warning,
+    ) -> ModelSlot:
+        """Load the first model in use; see `InFocusModel.load`."""
+        model = InFocusModel.load(version, provider=provider, threads=threads, on_change=on_change)
+        return cls(model, provider=provider, threads=threads, on_change=on_change)
 
     @property
     def model(self) -> InFocusModel:
@@ -70,7 +93,12 @@ class ModelSlot:
             If the new model cannot be used; the old one stays.
         """
         with self._swapping:
-            model = InFocusModel.load(candidate, provider=self._provider, threads=self._threads)
+            model = InFocusModel.load(
+                candidate,
+                provider=self._provider,
+                threads=self._threads,
+                on_change=self._on_change,
+            )
             model.warm_up(shape)
             self._model = model
         return model

@@ -18,6 +18,7 @@ from deepfocus_live.model._contract import (
 )
 from deepfocus_live.model._handover import export_bare_onnx, export_zip, import_model
 from deepfocus_live.model._registry import Registry, default_root, shipped_folder
+from deepfocus_live.model._statistics import STATISTICS, measure_statistics
 from deepfocus_live.model._version import ModelVersion, read_version, seal, verify
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "INPUT",
     "MIN_SIDE",
     "OUTPUTS",
+    "STATISTICS",
     "ModelVersion",
     "Registry",
     "check_free",
@@ -34,6 +36,7 @@ __all__ = [
     "export_bioimageio",
     "export_zip",
     "import_model",
+    "measure_statistics",
     "open_session",
     "read_version",
     "seal",

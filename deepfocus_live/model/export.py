@@ -7,6 +7,10 @@ So the graph is made once per architecture, with batch normalisation folded into
 and later exports put new weights into its initialisers by name. The parent of a retrained model is
 such a graph already, so retraining never traces. Every export is run in ONNX Runtime and compared
 with torch before it is called done.
+
+*The slice's statistics have names.* All that hangs on the whole slice goes through two values of
+the graph, `level` and `noise_variance`. They are no outputs, but a graph can be cut there and be
+given them: then it answers for a part of a slice what it answers for the whole.
 """
 
 from __future__ import annotations
@@ -24,14 +28,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from deepfocus_live.model._contract import FORMAT_VERSION, INPUT, MIN_SIDE, OUTPUTS, open_session
+from deepfocus_live.model._statistics import STATISTICS
 from deepfocus_live.model.network import Architecture, FocusNetwork
 
 __all__ = ["ExportMismatchError", "export_onnx", "fold", "trace"]
 
-_GRAPH_VERSION = "2"
+_GRAPH_VERSION = "3"
 """Raised when `FocusNetwork.forward` comes to trace another graph: older templates are not used."""
 
 
@@ -99,11 +104,12 @@ def fold(network: FocusNetwork) -> FocusNetwork:
 def trace(architecture: Architecture) -> Any:
     """Return the graph of an architecture, its weights random, as an onnx.ModelProto.
 
-    Takes some seconds. No path of this machine stays in it.
+    Takes some seconds. No path of this machine stays in it. The slice's level and noise variance
+    are values of it by the names `STATISTICS`.
     """
     import onnx
 
-    network = fold(FocusNetwork(architecture))
+    network = fold(_TelltaleNetwork(architecture))
     # A bias of zeros would be optimised away, and its place for real values with it.
     for parameter in network.parameters():
         nn.init.uniform_(parameter, 0.01, 0.02)
@@ -116,7 +122,7 @@ def trace(architecture: Architecture) -> Any:
             dynamo=True,
             opset_version=18,
             input_names=[INPUT.name],
-            output_names=[output.name for output in OUTPUTS],
+            output_names=[*(output.name for output in OUTPUTS), *STATISTICS],
             dynamic_shapes={"z_slice": {0: torch.export.Dim("N"), 1: height, 2: width}},
             verbose=False,
         )
@@ -126,7 +132,25 @@ def trace(architecture: Architecture) -> Any:
         program.save(str(file), external_data=False)
         model = onnx.load(str(file))
     _forget_where_it_was_made(model)
+    _keep_inside(model)
     return model
+
+
+class _TelltaleNetwork(FocusNetwork):
+    """Gives the slice's level and noise variance beside the answer, so that they get names."""
+
+    def forward(self, z_slice: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        counts = z_slice.to(torch.float32)
+        # Computed twice here, once in the graph: the exporter joins what is equal.
+        statistics = self.stem.noise(counts, self.stem(counts))
+        return *super().forward(z_slice), *statistics
+
+
+def _keep_inside(model: Any) -> None:
+    """Make the graph's statistics values like others, no longer outputs."""
+    graph = model.graph
+    graph.value_info.extend(value for value in graph.output if value.name in STATISTICS)
+    del graph.output[len(OUTPUTS) :]
 
 
 def _graft(model: Any, folded: FocusNetwork) -> None:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.model._statistics import COUNT_NOISE, QUARTILE, STATISTICS_STRIDE
 
 __all__ = [
     "COUNT_NOISE",
@@ -43,15 +44,6 @@ __all__ = [
     "FocusNetwork",
     "UNet",
 ]
-
-COUNT_NOISE = 0.25
-"""Counts squared; what is added to every variance, so that a constant field has a finite log."""
-
-_STATISTICS_STRIDE = 4  # every 4th block each way is enough for a median, and 16 times cheaper
-
-
-# Lower quartile of the mean of 4 squares (blocks of 4 pixels) or 1 (of 2) of normal numbers.
-_QUARTILE = {4: 0.481, 2: 0.1015}
 
 Stem = Literal["mean", "variance", "hadamard"]
 Noise = Literal["median", "diagonal"]
@@ -291,7 +283,7 @@ class BlockStem(nn.Module):
         The level (counts) is the median over blocks; the noise (counts squared, raised by
         `COUNT_NOISE`) is of all detail or of diagonal detail only, as the architecture says.
         """
-        step = _STATISTICS_STRIDE
+        step = STATISTICS_STRIDE
         if self.reduction == 1:
             # Pixels have no detail of their own: every fourth block of 4 x 4 is measured.
             whole = counts[:, : counts.shape[1] // 4 * 4, : counts.shape[2] // 4 * 4]
@@ -303,7 +295,7 @@ class BlockStem(nn.Module):
         if self.measured == "median":
             return level, _quantile((sparse[:, 1:] ** 2).mean(1) + COUNT_NOISE, 2)
         diagonal = (sparse[:, _diagonal(side)] ** 2).mean(1)
-        return level, _quantile(diagonal, 1) / _QUARTILE[side] + COUNT_NOISE
+        return level, _quantile(diagonal, 1) / QUARTILE[side] + COUNT_NOISE
 
     def features(self, coefficients: Tensor, level: Tensor, floor: Tensor) -> Tensor:
         """Return what the U-Net sees, (N, channels, h, w) float32, without unit.

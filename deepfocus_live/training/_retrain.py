@@ -306,7 +306,9 @@ class _Retraining:
         self._tell("label", f"labelling {stack.name}")
         labelled = self._with_labels(given, keep)
         if not labelled.trainable:
-            self._leave_out(f"{stack.name} is left out: the specimen moves sideways during the scan")
+            self._leave_out(
+                f"{stack.name} is left out: the specimen moves sideways during the scan"
+            )
         elif not labelled.decided and stack.shape[0] < 3:
             self._leave_out(
                 f"{stack.name} is left out: {stack.shape[0]} slices are too few to compare; give "

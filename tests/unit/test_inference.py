@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deepfocus_live.errors import InputError
-from deepfocus_live.inference import InFocusModel, ModelSlot, choose_providers, why_no_cuda
+from deepfocus_live.inference import InFocusModel, ModelSlot, _steady, why_no_cuda
 from deepfocus_live.model import Registry
 from deepfocus_live.simulation import simulate_focal_stack
 
@@ -67,8 +67,7 @@ def test_later_slices_do_not_overwrite_earlier_results(model: InFocusModel) -> N
     [
         pytest.param(np.zeros((63, 100), np.uint16), "too small", id="small"),
         pytest.param(np.zeros((1, 100, 100), np.uint16), "must be", id="3-D"),
-        pytest.param(np.zeros((100, 100), np.float32), "float32", id="float"),
-        pytest.param(np.zeros((100, 100), np.int16), "int16", id="signed"),
+        pytest.param(np.zeros((100, 100), np.complex64), "complex64", id="complex"),
     ],
 )
 def test_slices_the_network_cannot_take_are_refused(
@@ -103,7 +102,6 @@ def test_unknown_provider_and_thread_count_are_refused() -> None:
 def test_cuda_that_cannot_be_had_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"provider 'cuda' cannot be had: .+"):
         InFocusModel.load(Registry().shipped_version(), provider="cuda")
-    assert choose_providers("auto") == ["CPUExecutionProvider"]
 
 
 def test_loading_with_auto_is_quiet() -> None:
@@ -148,3 +146,32 @@ def test_new_model_swaps_in_between_slices_never_within_one(model: InFocusModel)
         thread.join()
     assert slot.model is swapped[-1]
     assert not wrong
+
+
+def test_large_slice_that_memory_cannot_hold_whole_is_segmented_in_tiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    version = Registry().shipped_version()
+    model = InFocusModel.load(version, provider="cpu", threads=1, on_change=told.append)
+    z_slice = np.random.default_rng(4).integers(0, 4096, (200, 333), dtype=np.uint16)
+    z_slice[50:120, 60:200] //= 8
+    whole = model.infer(z_slice)
+    monkeypatch.setattr(_steady, "_LARGE_PX", z_slice.size)
+    monkeypatch.setattr(_steady, "_MOST_OF_MEMORY", 0.0)
+    tiled = model.infer(z_slice)
+    np.testing.assert_array_equal(tiled.mask, whole.mask)
+    assert model.provider == "CPUExecutionProvider in tiles"
+    assert told == [
+        "masks are made on CPUExecutionProvider in tiles, no longer on CPUExecutionProvider"
+    ]
+    model.infer(z_slice[:100])
+    assert model.provider == "CPUExecutionProvider"
+
+
+def test_colour_and_floating_point_slices_are_segmented(model: InFocusModel) -> None:
+    grey = np.random.default_rng(5).integers(0, 256, (96, 128), dtype=np.uint8)
+    want = model.infer(grey).probability
+    colour = np.stack([grey] * 3, axis=2)
+    np.testing.assert_array_equal(model.infer(colour).probability, want)
+    np.testing.assert_array_equal(model.infer(grey.astype(np.float32)).probability, want)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from deepfocus_live.errors import InputError
-from deepfocus_live.model import Registry, open_session
+from deepfocus_live.inference._tiles import TiledEngine
+from deepfocus_live.model import STATISTICS, Registry, measure_statistics, open_session
 from deepfocus_live.model.export import ExportMismatchError, export_onnx, fold
 from deepfocus_live.model.network import PUBLISHED, Architecture, BlockStem, FocusNetwork
 
@@ -169,6 +171,26 @@ def test_export_that_differs_from_torch_is_refused_and_removed(
     assert not (tmp_path / "m.onnx").exists()
 
 
+def test_statistics_are_named_values_of_the_graph_and_no_outputs(
+    template: Path, tmp_path: Path
+) -> None:
+    export_onnx(_random_network(9), tmp_path / "m.onnx", name="test-1", template=template)
+    model = onnx.load(str(tmp_path / "m.onnx"))
+    assert [output.name for output in model.graph.output] == ["mask", "probability"]
+    shapes = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    for name in STATISTICS:
+        assert shapes[name].elem_type == onnx.TensorProto.FLOAT
+        assert [dim.dim_param for dim in shapes[name].shape.dim] == ["N"]
+    # Seen as outputs they are what numpy measures.
+    model.graph.output.extend(model.graph.value_info)
+    counts = np.random.default_rng(1).integers(0, 4096, (2, 130, 90)).astype(np.uint16)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    levels, variances = session.run(list(STATISTICS), {"z_slice": counts})
+    for z_slice, level, variance in zip(counts, levels, variances, strict=True):
+        measured = measure_statistics(z_slice, reduction=4, noise="diagonal")
+        np.testing.assert_allclose(measured, (level, variance), rtol=1e-5)
+
+
 def test_exported_file_describes_itself_and_names_no_folder(template: Path, tmp_path: Path) -> None:
     export_onnx(_random_network(9), tmp_path / "m.onnx", name="test-1", template=template)
     described = open_session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
@@ -200,3 +222,11 @@ def test_network_of_another_architecture_is_traced_anew(
     assert mask.shape == (1, 65, 70)
     r = architecture.reduction
     assert probability.shape == (1, -(-65 // r), -(-70 // r))
+    if architecture.norm == "instance":
+        with pytest.raises(InputError, match="cannot be run in tiles"):
+            TiledEngine(tmp_path / "m.onnx")
+        return
+    counts = np.random.default_rng(0).integers(0, 4096, (301, 203), dtype=np.uint16)
+    in_tiles = TiledEngine(tmp_path / "m.onnx", threads=1, tile_px=64).run(counts)
+    for whole, tiled in zip(session.run(None, {"z_slice": counts[None]}), in_tiles, strict=True):
+        assert np.abs(whole[0].astype(int) - tiled).max() <= 1

@@ -1,0 +1,48 @@
+"""What runs a network: one interface for every runtime and device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Answer", "Engine", "EngineError", "OutOfMemoryError"]
+
+Answer = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Mask (Y, X), 0 or 1, and probability (ceil(Y / r), ceil(X / r)), 0..255, owned by the caller."""
+
+
+class EngineError(RuntimeError):
+    """The device failed; the slice has no answer, and the same engine may never give one again."""
+
+
+class OutOfMemoryError(EngineError):
+    """The device's memory does not hold the network's maps of so large a slice."""
+
+
+class Engine(Protocol):
+    """One model on one device. For one caller at a time.
+
+    Attributes
+    ----------
+    provider : str
+        What really runs, in the runtime's own words.
+    """
+
+    provider: str
+
+    def run(self, counts: NDArray[np.uint16]) -> Answer:
+        """Return mask and probability of one slice.
+
+        Parameters
+        ----------
+        counts : (Y, X) uint16
+            C-contiguous; Y and X at least `MIN_SIDE`. Any shape, another one at every call.
+
+        Raises
+        ------
+        OutOfMemoryError
+        EngineError
+        """
+        ...
