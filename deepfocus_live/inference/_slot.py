@@ -10,6 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from deepfocus_live.errors import InputError
+from deepfocus_live.inference._engine import EngineError
 from deepfocus_live.inference._model import Inference, InFocusModel
 from deepfocus_live.model import ModelVersion
 
@@ -99,6 +101,9 @@ class ModelSlot:
                 threads=self._threads,
                 on_change=self._on_change,
             )
-            model.warm_up(shape)
+            try:
+                model.warm_up(shape)
+            except EngineError as error:
+                raise InputError(f"model {model.version} does not run here: {error}") from error
             self._model = model
         return model

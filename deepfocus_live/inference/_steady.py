@@ -103,9 +103,9 @@ class SteadyEngine:
         Raises
         ------
         EngineError
-            If not even the last way gives one.
+            If not even the last way gives one; in one line, what was the matter with each.
         """
-        why = ""
+        failures: list[Exception] = []
         for way in self._ways:
             now = time.monotonic()
             if way is not self._ways[-1] and not way.takes(counts.size, now):
@@ -113,15 +113,15 @@ class SteadyEngine:
             try:
                 answer = way.run(counts)
             except (EngineError, InputError) as error:
-                why = str(error).splitlines()[0] if str(error) else type(error).__name__
                 log.debug("a way of inference failed", exc_info=True)
                 way.rest(error, counts.size, now)
-                if way is self._ways[-1]:
-                    raise
+                failures.append(error)
             else:
-                self._note(way, why)
+                self._note(way, _in_words(failures))
                 return answer
-        raise EngineError("there is no way to an answer")
+        full = all(isinstance(error, OutOfMemoryError) for error in failures)
+        kind = OutOfMemoryError if full else EngineError
+        raise kind(_in_words(failures)) from failures[-1]
 
     def _note(self, way: Way, why: str) -> None:
         if way is self._last or way.engine is None:
@@ -130,3 +130,9 @@ class SteadyEngine:
         self._last = way
         reason = f": {why}; it is tried again in a minute" if why else ""
         self._on_change(f"masks are made on {self.provider}, no longer on {before}{reason}")
+
+
+def _in_words(failures: Sequence[Exception]) -> str:
+    """Return the failures in one line, each once."""
+    first_lines = (str(error).partition("\n")[0] or type(error).__name__ for error in failures)
+    return "; ".join(dict.fromkeys(first_lines))

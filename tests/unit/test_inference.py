@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.inference import InFocusModel, ModelSlot, _steady, why_no_cuda
@@ -122,6 +124,40 @@ def test_model_that_cannot_be_used_leaves_the_old_one_in_place(
     with pytest.raises(InputError):
         slot.swap(tmp_path / "bad.onnx", (64, 64))
     assert slot.model is model
+
+
+def test_model_that_opens_but_does_not_run_is_refused_in_one_line(
+    model: InFocusModel, tmp_path: Path
+) -> None:
+    onnx.save(broken_model(), str(tmp_path / "broken.onnx"))
+    slot = ModelSlot(model, provider="cpu")
+    with pytest.raises(InputError, match="model broken does not run here: ONNX Runtime") as refused:
+        slot.swap(tmp_path / "broken.onnx", (64, 64))
+    assert "\n" not in str(refused.value)
+    assert slot.model is model
+
+
+def broken_model() -> onnx.ModelProto:
+    """Return a graph of the right signature that fails on every slice."""
+    byte = TensorProto.UINT8
+    kinds = {"z_slice": TensorProto.UINT16, "mask": byte, "probability": byte}
+    values = {
+        name: helper.make_tensor_value_info(name, kind, ["N", "H", "W"])
+        for name, kind in kinds.items()
+    }
+    nodes = [
+        helper.make_node("Reshape", ["z_slice", "shape"], ["odd"]),
+        helper.make_node("Cast", ["odd"], ["mask"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["odd"], ["probability"], to=TensorProto.UINT8),
+    ]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [3], [1, 3, 5])
+    graph = helper.make_graph(
+        nodes, "broken", [values["z_slice"]], [values["mask"], values["probability"]], [shape]
+    )
+    made: onnx.ModelProto = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    return made
 
 
 def test_new_model_swaps_in_between_slices_never_within_one(model: InFocusModel) -> None:
