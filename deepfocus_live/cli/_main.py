@@ -15,9 +15,11 @@ from deepfocus_live.cli import (
     _compare,
     _daemon,
     _demo,
+    _export,
     _label,
     _models,
     _rank,
+    _recover,
     _retrain,
     _segment,
 )
@@ -45,6 +47,8 @@ for family in (
     _compare,
     _retrain,
     _models,
+    _recover,
+    _export,
     _bench,
 ):
     family.register(app)

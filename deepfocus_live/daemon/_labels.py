@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from deepfocus_live import _platform
 from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
+from deepfocus_live.focus import StackLabels
 from deepfocus_live.frames import StackKey
+from deepfocus_live.volume import RunWriter
 
-__all__ = ["Background"]
+__all__ = ["Background", "store_labels"]
 
 log = logging.getLogger(__name__)
 
@@ -148,25 +150,7 @@ class Background:
         # A slice that comes after this is judged with all the others, from the disk.
         progress.labeler.clear()
         progress.in_memory = False
-        fractions: list[float | None] = []
-        for z in range(len(labels.arrived)):
-            if not labels.arrived[z]:
-                fractions.append(None)
-                continue
-            placement = key.placement(z)
-            weak, undecided = labels.weak_label_slice(z), labels.undecided_slice(z)
-            run.writer.write_weak_label(placement, weak, undecided)
-            fractions.append(round(float(labels.focus_curve[z]), 6))
-        run.writer.note(
-            "label",
-            image=key.image,
-            t=key.t,
-            c=key.c,
-            preset=run.preset,
-            in_focus_fraction=fractions,
-            trainable=labels.trainable,
-            notes=list(labels.notes),
-        )
+        fractions = store_labels(run.writer, key, labels, run.preset)
         for note in labels.notes:
             log.info(
                 "run %s, image %d, t %d, c %d: %s", run.spec.name, key.image, key.t, key.c, note
@@ -174,3 +158,28 @@ class Background:
         progress.labelled, progress.trainable = True, labels.trainable
         self._on_labelled(run, progress, fractions)
         run.forget(progress)
+
+
+def store_labels(
+    writer: RunWriter, key: StackKey, labels: StackLabels, preset: str
+) -> list[float | None]:
+    """Store what the rule says of a stack; return its in-focus fraction per z, None if unseen."""
+    fractions: list[float | None] = []
+    for z in range(len(labels.arrived)):
+        if not labels.arrived[z]:
+            fractions.append(None)
+            continue
+        weak, undecided = labels.weak_label_slice(z), labels.undecided_slice(z)
+        writer.write_weak_label(key.placement(z), weak, undecided)
+        fractions.append(round(float(labels.focus_curve[z]), 6))
+    writer.note(
+        "label",
+        image=key.image,
+        t=key.t,
+        c=key.c,
+        preset=preset,
+        in_focus_fraction=fractions,
+        trainable=labels.trainable,
+        notes=list(labels.notes),
+    )
+    return fractions

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,12 @@ from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._run import StoredSlice
 from deepfocus_live.errors import InputError
+from deepfocus_live.frames import Placement
 from deepfocus_live.inference import Inference, InFocusModel, ModelSlot
 from deepfocus_live.model import Registry
-from deepfocus_live.volume import PROBABILITY_SCALE
+from deepfocus_live.volume import PROBABILITY_SCALE, RunWriter
 
-__all__ = ["MaskMade", "MaskMaker"]
+__all__ = ["MaskMade", "MaskMaker", "store_mask"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class MaskMaker:
     on_model : callable
         Called with (profile, version) after a swap, and (profile, None, reason)
         when a model is refused.
+    warn : callable
+        Told in one line when the device that masks are made on changes.
     """
 
     def __init__(
@@ -50,11 +55,13 @@ class MaskMaker:
         *,
         on_mask: MaskMade,
         on_model: Callable[[str, str | None, str], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._config = config
         self._registry = registry
         self._on_mask = on_mask
         self._on_model = on_model
+        self._warn = warn
         self._slots: dict[str, ModelSlot] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._refused: dict[str, str] = {}
@@ -93,11 +100,14 @@ class MaskMaker:
             version = self._registry.current(profile)
             if version.fallback_reason:
                 self._on_model(profile, None, version.fallback_reason)
-            model = self._loader.submit(
-                InFocusModel.load, version, provider=settings.provider, threads=settings.threads
-            ).result()
-            slot = ModelSlot(model, provider=settings.provider, threads=settings.threads)
-            self._slots[profile] = slot
+            open_slot = partial(
+                ModelSlot.open,
+                version,
+                provider=settings.provider,
+                threads=settings.threads,
+                on_change=self._warn,
+            )
+            self._slots[profile] = slot = self._loader.submit(open_slot).result()
         if self._shapes.get(profile) != shape:
             slot.model.warm_up(shape)
             self._shapes[profile] = shape
@@ -144,17 +154,8 @@ class MaskMaker:
     def _make_mask(self, job: StoredSlice) -> None:
         slot = self._slots[job.run.spec.profile]
         model = slot.model  # one look: the whole slice is this model's
-        result = model.infer(job.pixels())
-        fraction = float(np.count_nonzero(result.mask)) / result.mask.size
-        job.run.writer.write_mask(
-            job.placement,
-            result.mask,
-            _at_stored_resolution(result),
-            sequence_number=job.sequence_number,
-            model=model.version,
-            provider=model.provider,
-            milliseconds=round(result.milliseconds, 3),
-            in_focus_fraction=round(fraction, 6),
+        result, fraction = store_mask(
+            job.run.writer, model, job.placement, job.sequence_number, job.pixels()
         )
         self._on_mask(job, result, fraction, model.version, model.provider)
 
@@ -188,6 +189,29 @@ class MaskMaker:
         self._refused.pop(profile, None)
         log.info("model %s in use after %.0f ms", name, 1000 * (time.monotonic() - begin))
         self._on_model(profile, name, "made current")
+
+
+def store_mask(
+    writer: RunWriter,
+    model: InFocusModel,
+    placement: Placement,
+    sequence_number: int,
+    pixels: NDArray[Any],
+) -> tuple[Inference, float]:
+    """Have one slice, (Y, X), masked and its mask stored; return it and its in-focus fraction."""
+    result = model.infer(pixels)
+    fraction = float(np.count_nonzero(result.mask)) / result.mask.size
+    writer.write_mask(
+        placement,
+        result.mask,
+        _at_stored_resolution(result),
+        sequence_number=sequence_number,
+        model=model.version,
+        provider=model.provider,
+        milliseconds=round(result.milliseconds, 3),
+        in_focus_fraction=round(fraction, 6),
+    )
+    return result, fraction
 
 
 def _at_stored_resolution(result: Inference) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.ring import MemoryRing, RingError, leftover_rings
 from deepfocus_live.volume import RunWriter, open_run
 
-__all__ = ["OpenRuns"]
+__all__ = ["OpenRuns", "conditions_of"]
 
 log = logging.getLogger(__name__)
 
@@ -186,22 +186,7 @@ class OpenRuns:
         return run
 
     def _conditions_of(self, spec: RunSpec) -> Conditions:
-        """Return how the run is imaged: its profile's words and its own calibration."""
-        conditions = replace(
-            self._conditions[spec.profile],
-            pixel_size_um=spec.pixel_size_um.um if spec.pixel_size_um else None,
-            z_step_um=spec.z_step_um.um if spec.z_step_um else None,
-        )
-        flat = conditions.flat_field
-        if flat is not None and flat.shape != (spec.height_px, spec.width_px):
-            # An acquisition is worth more than a better label.
-            self._warn(
-                f"run {spec.name}: labels do without the flat field of profile {spec.profile}: it "
-                f"is {flat.shape[0]} × {flat.shape[1]}, slices are {spec.height_px} × "
-                f"{spec.width_px} pixels; take one with the same camera settings"
-            )
-            conditions = replace(conditions, flat_field=None)
-        return conditions
+        return conditions_of(spec, self._conditions[spec.profile], self._warn)
 
     # ------------------------------------------------- what others left behind
 
@@ -317,6 +302,25 @@ class OpenRuns:
             return _read_closed(self._recent[run_id], placement)
         except (IndexError, OSError) as error:
             raise KeyError(str(error)) from None
+
+
+def conditions_of(spec: RunSpec, profile: Conditions, warn: Callable[[str], None]) -> Conditions:
+    """Return how a run is imaged: its profile's words and its own calibration."""
+    conditions = replace(
+        profile,
+        pixel_size_um=spec.pixel_size_um.um if spec.pixel_size_um else None,
+        z_step_um=spec.z_step_um.um if spec.z_step_um else None,
+    )
+    flat = conditions.flat_field
+    if flat is not None and flat.shape != (spec.height_px, spec.width_px):
+        # An acquisition is worth more than a better label.
+        warn(
+            f"run {spec.name}: labels do without the flat field of profile {spec.profile}: it "
+            f"is {flat.shape[0]} × {flat.shape[1]}, slices are {spec.height_px} × "
+            f"{spec.width_px} pixels; take one with the same camera settings"
+        )
+        conditions = replace(conditions, flat_field=None)
+    return conditions
 
 
 def _read_closed(path: Path, placement: Placement) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -25,7 +25,7 @@ from typing import Any
 
 from deepfocus_live import _platform
 
-__all__ = ["Journal", "read_journal"]
+__all__ = ["Journal", "cut_torn_line", "read_journal"]
 
 Line = dict[str, Any]
 
@@ -62,7 +62,7 @@ class Journal:
         self._sync = sync
         # Not buffered: what a full disk refused must not come back with the next lines.
         self._file = path.open("ab", buffering=0)
-        _cut_torn_line(path)
+        cut_torn_line(path)
         self._torn = False
         self._waiting: list[tuple[bytes, Callable[[BaseException | None], None] | None]] = []
         self._changed = threading.Condition()
@@ -128,7 +128,8 @@ class Journal:
             self._torn = True
 
 
-def _cut_torn_line(path: Path) -> None:
+def cut_torn_line(path: Path) -> None:
+    """Cut off what stands after the last whole line of a journal."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         keep = size

@@ -57,7 +57,17 @@ from deepfocus_live.volume._layout import (
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
 from deepfocus_live.volume._store import DurableStore, sync_tree, write_atomically
 
-__all__ = ["FORMAT_VERSION", "LABELS", "PROBABILITY_SCALE", "RunWriter", "StoredFrame"]
+__all__ = [
+    "FORMAT_VERSION",
+    "LABELS",
+    "PROBABILITY_SCALE",
+    "STORES",
+    "RunWriter",
+    "StoredFrame",
+    "layouts_of",
+    "lock_run",
+    "read_run_json",
+]
 
 FORMAT_VERSION = 1
 LABELS = ("in_focus", "weak_label", "undecided")
@@ -65,7 +75,7 @@ PROBABILITY_SCALE = 4
 """Image pixels per pixel of the network's probability."""
 
 EndReason = Literal["completed", "canceled", "errored", "interrupted"]
-_STORES = ("volume.ome.zarr", "probability.ome.zarr")
+STORES = ("volume.ome.zarr", "probability.ome.zarr")
 Levels = list["zarr.Array[Any]"]
 Pixels = NDArray[np.unsignedinteger[Any]]
 
@@ -148,7 +158,7 @@ class RunWriter:
 
     def _fill(self, about: dict[str, Any]) -> None:
         series = [str(n) for n in range(len(self.spec.images))]
-        for name in _STORES:
+        for name in STORES:
             create_store(self.path / name, series)
         for number, image in enumerate(self.spec.images):
             self._create_image(number, image)
@@ -170,20 +180,30 @@ class RunWriter:
         Raises
         ------
         InputError
-            If `path` is no run directory or another process writes it.
+            If `path` is no run directory, is damaged, or another process writes it.
         """
         record = read_run_json(path)
         spec = RunSpec.model_validate(record["spec"])
         writer = cls(path, spec, storage)
-        writer._writer_lock = _lock(path)
-        for line in read_journal(path / "frames.jsonl"):
-            writer._replay(line)
-        writer._open()
+        writer._writer_lock = lock_run(path)
+        try:
+            for line in read_journal(path / "frames.jsonl"):
+                writer._replay(line)
+            writer._open()
+        except BaseException as error:
+            writer.close()
+            damaged = isinstance(error, (LookupError, TypeError, ValueError, AttributeError))
+            if not damaged or isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path}: cannot be gone on with, its journal or metadata are damaged ({error}): "
+                "`deepfocus-live verify` says which slices are whole."
+            ) from None
         return writer
 
     def _open(self) -> None:
         if self._writer_lock is None:
-            self._writer_lock = _lock(self.path)
+            self._writer_lock = lock_run(self.path)
         for number in range(len(self._images), len(self._images_planned)):
             self._images.append(self._open_image(number))
         self._journal = Journal(self.path / "frames.jsonl", sync=self._power_loss)
@@ -363,7 +383,7 @@ class RunWriter:
         number = len(self._images_planned)
         self._create_image(number, image)
         series = [str(n) for n in range(number + 1)]
-        for name in _STORES:
+        for name in STORES:
             create_series(self._store(name), series)
             if self._power_loss:
                 sync_tree(self.path / name / str(number))
@@ -381,20 +401,8 @@ class RunWriter:
             resize(levels, t=placement.t + 1, z=placement.z + 1)
 
     def _create_image(self, number: int, image: ImageSpec) -> None:
-        spec = self.spec
-        t, c, z = image.size_t, len(spec.channels), image.size_z
-        names = tuple(channel.name for channel in spec.channels)
-        layout = ImageLayout(
-            name=f"{spec.name} {image.name}".strip(),
-            shape=(t, c, z, spec.height_px, spec.width_px),
-            dtype=spec.dtype,
-            channels=names,
-            pixel_size_um=spec.pixel_size_um,
-            z_step_um=spec.z_step_um,
-            labels=LABELS,
-            codec=self._storage.codec,
-        )
-        for name, made in zip(_STORES, (layout, probability_layout(layout)), strict=True):
+        layouts = layouts_of(self.spec, image, codec=self._storage.codec)
+        for name, made in zip(STORES, layouts, strict=True):
             store, aside = self.path / name, f".{number}.partial"
             if (store / str(number)).exists():
                 # Left by a writer that died, or found the disk full, before it said so:
@@ -406,7 +414,7 @@ class RunWriter:
             _platform.replace(store / aside, store / str(number))
 
     def _open_image(self, number: int) -> _Image:
-        volume, probability = _STORES
+        volume, probability = STORES
         plain = LocalStore(self.path / volume)
         image = _Image(
             raw=open_levels(self._store(volume), str(number))[:1],
@@ -423,6 +431,21 @@ class RunWriter:
     def _store(self, name: str) -> LocalStore:
         """Return the store through which nothing is lost that this run promises to keep."""
         return DurableStore(self.path / name) if self._power_loss else LocalStore(self.path / name)
+
+
+def layouts_of(spec: RunSpec, image: ImageSpec, *, codec: str) -> tuple[ImageLayout, ImageLayout]:
+    """Return how one image of a run lies in each of `STORES`."""
+    layout = ImageLayout(
+        name=f"{spec.name} {image.name}".strip(),
+        shape=(image.size_t, len(spec.channels), image.size_z, spec.height_px, spec.width_px),
+        dtype=spec.dtype,
+        channels=tuple(channel.name for channel in spec.channels),
+        pixel_size_um=spec.pixel_size_um,
+        z_step_um=spec.z_step_um,
+        labels=LABELS,
+        codec=codec,
+    )
+    return layout, probability_layout(layout)
 
 
 def probability_layout(image: ImageLayout) -> ImageLayout:
@@ -450,13 +473,15 @@ def read_run_json(path: Path) -> dict[str, Any]:
         If there is none, or it was written by a later version.
     """
     try:
-        record: dict[str, Any] = json.loads((path / "run.json").read_bytes())
+        record = json.loads((path / "run.json").read_bytes())
     except OSError as error:
         raise InputError(
             f"{path}: not a run directory: no readable run.json ({error.strerror})."
         ) from None
     except ValueError:
         raise InputError(f"{path}: run.json is damaged: not JSON.") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: run.json is damaged: not a record.")
     if record.get("format") != FORMAT_VERSION:
         raise InputError(
             f"{path}: run format {record.get('format')}, this version reads {FORMAT_VERSION}: "
@@ -513,7 +538,14 @@ def _unwritable(output: Path, error: OSError) -> InputError:
     )
 
 
-def _lock(path: Path) -> FileLock:
+def lock_run(path: Path) -> FileLock:
+    """Return the lock of a run's one writer, held.
+
+    Raises
+    ------
+    InputError
+        If another process holds it.
+    """
     lock = FileLock(path / ".writer.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
