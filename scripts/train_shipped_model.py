@@ -1,6 +1,6 @@
 """Train the model that ships, and write it with its card.
 
-    nice python scripts/train_shipped_model.py STACK… --name shipped-2 \
+    nice python scripts/train_shipped_model.py STACK… --name shipped-3 \
         [--test STACK REGIONS.tif FOCUS.csv score_focus.py]
 
 Learns from simulated stacks with true masks and from the given stacks with weak labels. The same
@@ -130,12 +130,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("stacks", nargs="+", help="real stacks to learn from by weak labels")
     parser.add_argument("--name", required=True)
     parser.add_argument("--output", type=Path, default=Path("onnx_models"))
-    parser.add_argument("--simulated", type=int, default=900, help="number of simulated stacks")
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--simulated", type=int, default=2400, help="number of simulated stacks")
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--looks", type=int, default=12)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    # Layers this small gain little from a second one.
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--test", nargs=4, metavar=("STACK", "REGIONS", "FOCUS", "SCORER"), default=None
     )
