@@ -59,6 +59,8 @@ class StorageConfig(_Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     durability: Literal["power-loss", "process"] = "power-loss"
     """`power-loss` syncs before it acknowledges; `process` survives a killed daemon only."""
+    reserve_mb: Annotated[int, Field(ge=0)] = 1024
+    """Room on the disk that the forecast of space leaves to others."""
 
 
 class RingConfig(_Section):

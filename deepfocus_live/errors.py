@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError"]
+__all__ = ["DiskFullError", "InputError"]
 
 
 class InputError(ValueError):
@@ -11,3 +11,7 @@ class InputError(ValueError):
     The message is one line: what is wrong, where, and what to do. The command
     line prints it without a traceback and ends with exit code 2.
     """
+
+
+class DiskFullError(InputError):
+    """There is no room on the disk: the same can be tried again once there is."""

@@ -180,6 +180,12 @@ class ActiveRun:
             self._owed += jobs
 
     @property
+    def slices_owed(self) -> int:
+        """How many stored slices may still want something: not fewer than there are."""
+        with self._lock:
+            return min(self._owed, self.writer.frames_durable)
+
+    @property
     def finished(self) -> bool:
         """Whether the acquisition has ended and nothing is owed any more."""
         with self._lock:

@@ -15,14 +15,12 @@ import asyncio
 import base64
 import logging
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 import zlib
 from enum import StrEnum
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -38,8 +36,9 @@ from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._page import PageServer
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
 from deepfocus_live.daemon._runs import OpenRuns
+from deepfocus_live.daemon._space import SpaceWatch
 from deepfocus_live.daemon._trainer import TrainerProcess
-from deepfocus_live.errors import InputError
+from deepfocus_live.errors import DiskFullError, InputError
 from deepfocus_live.focus import Conditions, preset_named
 from deepfocus_live.focus import warm_up as warm_up_focus
 from deepfocus_live.frames import FrameHeader, RunSpec
@@ -55,7 +54,7 @@ from deepfocus_live.ring import (
     publish_daemon,
     serve_control,
 )
-from deepfocus_live.volume import StoredFrame, halve_mean
+from deepfocus_live.volume import StoredFrame, free_bytes, halve_mean
 from deepfocus_live.web import LiveHub
 
 __all__ = ["Daemon", "DaemonState"]
@@ -152,6 +151,7 @@ class Daemon:
             on_closed=self._hub.run_ended,
             warn=self._warn,
         )
+        self._space = SpaceWatch(config, on_turn=self._tell_space, say=self._note)
         self._page = PageServer(
             config.web, self._hub, self._runs, self.status, prefer_port=prefer_port
         )
@@ -261,6 +261,7 @@ class Daemon:
 
     def _look_around(self) -> None:
         self._runs.close_finished()
+        self._space.look(self._runs.all())
         self._trainer.look()
         self._runs.take_over_rings()
 
@@ -291,6 +292,8 @@ class Daemon:
                 self._opening -= 1
         if kind == "end_run":
             return self._end_run(message)
+        if kind == "forecast":
+            return await asyncio.to_thread(self._forecast, message)
         if kind == "subscribe":
             client.subscribed = True
             return {"ok": True}
@@ -310,10 +313,24 @@ class Daemon:
             spec = RunSpec.model_validate(message["spec"])
             ring = self._intake.open_ring(str(message["ring"]))
             client.run = run = self._runs.begin(spec, ring)
+        except DiskFullError as error:
+            self._space.refused(spec, str(error))
+            return {"ok": False, "reason": str(error), "again": True}
         except (InputError, OSError, RingError, KeyError, ValueError) as error:
             return {"ok": False, "reason": str(error)}
         client.ring = ring
-        return {"ok": True, "path": str(run.writer.path)}
+        space = self._space.opened(run, self._runs.all())
+        return {"ok": True, "path": str(run.writer.path), "space": space}
+
+    def _forecast(self, message: Message) -> Message:
+        """Say whether there is room for a run that is not begun."""
+        try:
+            spec = RunSpec.model_validate(message["spec"])
+        except (KeyError, ValueError) as error:
+            return {"ok": False, "reason": str(error)}
+        forecast = self._space.plan(spec, self._runs.all())
+        space = None if forecast.fits() else forecast.warning(spec.name)
+        return {"ok": True, "forecast": forecast.as_json(), "space": space}
 
     def _frames_announced(self, client: Client, message: Message) -> None:
         ring, run = client.ring, client.run
@@ -337,6 +354,7 @@ class Daemon:
     ) -> None:
         self._durable_ms.add(1000 * (time.time() - header.taken_at))
         self._rate.count()
+        self._space.stored(run, stored.placement)
         segmented = self._runs.segmented(run, stored.placement)
         users = 1 + int(segmented)
         run.owe(users)
@@ -443,8 +461,11 @@ class Daemon:
     # ------------------------------------------------------------ what is said
 
     def _say(self, text: str) -> None:
-        log.info("%s", text)
-        self._hub.note("info", text)
+        self._note("info", text)
+
+    def _note(self, level: str, text: str) -> None:
+        log.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
+        self._hub.note(level, text)
 
     def _warn(self, text: str) -> None:
         with self._guard:
@@ -453,14 +474,19 @@ class Daemon:
             while len(self._warnings) > _MOST_WARNINGS:
                 del self._warnings[next(iter(self._warnings))]
         if first:
-            log.warning("%s", text)
-            self._hub.note("warning", text)
+            self._note("warning", text)
 
     def _disk_trouble(self, text: str | None) -> None:
         if text is None:
             self._say("the disk takes slices again")
         else:
             self._warn(text)
+
+    def _tell_space(self, run_id: str, text: str | None) -> None:
+        for client in list(self._clients):
+            run = client.run
+            if run is not None and run.spec.run_id == run_id:
+                client.send({"type": "space", "text": text})
 
     @property
     def _acquiring(self) -> bool:
@@ -489,6 +515,7 @@ class Daemon:
             "uptime_s": round(time.time() - self._started, 1),
             "output": str(self._config.output_dir),
             "run": None if run is None else _describe(run),
+            "forecast": None if run is None else self._space.of(run),
             "model": model,
             "provider": provider,
             "frames_per_s": self._rate.per_second(),
@@ -500,8 +527,8 @@ class Daemon:
                 "slices_to_label": self._background.jobs_waiting,
             },
             "trainer": self._trainer.status(),
-            "disk_free_bytes": _free_bytes(self._config.output_dir),
-            "warnings": warnings,
+            "disk_free_bytes": free_bytes(self._config.output_dir),
+            "warnings": [*self._space.warnings(), *warnings],
         }
 
 
@@ -533,10 +560,3 @@ def _conditions(config: Config) -> dict[str, Conditions]:
         except InputError as error:
             raise InputError(f"configuration: profiles.{name}.flat_field: {error}") from None
     return conditions
-
-
-def _free_bytes(folder: Path) -> int:
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return 0

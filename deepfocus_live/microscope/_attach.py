@@ -140,7 +140,11 @@ class Attachment:
         return self._latest
 
     def status(self) -> dict[str, Any]:
-        """Return the daemon's `pid` and `page`, and what became of the frames so far."""
+        """Return the daemon's `pid` and `page`, and what became of the frames so far.
+
+        `space` says in one line why the present run does not fit on its disk, and is None
+        otherwise.
+        """
         sender = self._sender
         address = sender.link.daemon
         return {
@@ -155,6 +159,7 @@ class Attachment:
             "frames_refused": sender.counts.refused,
             "waits": sender.counts.waits,
             "waited_s": round(sender.counts.waited_s, 3),
+            "space": sender.counts.space,
             "runs": list(sender.counts.paths),
         }
 

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _RETRY_S = 0.5
+_AGAIN_S = 2.0
+"""Between two askings for a run that the disk has no room for."""
 
 
 @dataclass
@@ -95,6 +97,8 @@ class FrameCounts:
     waited_s: float = 0.0
     paths: list[str] = field(default_factory=list)
     """Folders of the runs, in order."""
+    space: str | None = None
+    """Why the present run does not fit on its disk; None: it does, as far as is known."""
 
 
 class FrameSender:
@@ -130,6 +134,7 @@ class FrameSender:
         self._ring: MemoryRing | None = None
         self._spec: RunSpec | None = None
         self._refusal: str | None = None
+        self._announce_at: float | None = None
         self._next_number = 0
         self.counts = FrameCounts()
         self.link = make_link(self._receive)
@@ -257,7 +262,11 @@ class FrameSender:
             item.done.set()
 
     def _follow_idle(self) -> None:
-        """Between runs, come back to a daemon that was restarted by someone else."""
+        """Between frames, ask again for a run that waits for room on the disk.
+
+        Between runs, come back to a daemon that was restarted by someone else.
+        """
+        self._ask_again()
         known = self.link.daemon is not None
         if known and not self.link.connected and not self.link.said_bye:
             try:
@@ -278,6 +287,7 @@ class FrameSender:
     def _begin_run(self, spec: RunSpec) -> None:
         self._prepare_ring(spec.frame_bytes, spec.model_dump_json().encode())
         self._spec, self._refusal, self._next_number = spec, None, 0
+        self._announce_at = self.counts.space = None
         self._insist(self._announce_run)
 
     def _follow_new_size(self, image: NDArray[Any]) -> None:
@@ -355,7 +365,7 @@ class FrameSender:
             return
         if ring.folder is not None:
             # It was open once: its frames are not ours to give up, so it is tried again.
-            self._refusal = None
+            self._refusal, self._announce_at = None, time.monotonic()
             raise ConnectionError(f"the run cannot be gone on with: {refusal}")
         log.error("deepfocus-live cannot record this run: %s", refusal)
         with self._room:
@@ -363,7 +373,15 @@ class FrameSender:
             ring.discard()
             self._spec = None
 
+    def _ask_again(self) -> None:
+        """Announce a run again, with its frames, that could not be begun just now."""
+        due = self._announce_at
+        if due is not None and time.monotonic() >= due:
+            self._announce_at = None
+            self._insist(self._announce_all)
+
     def _send(self, frame: _Taken) -> None:
+        self._ask_again()
         self._insist(self._give_up_refused)
         self._follow_new_size(frame.image)
         if self._spec is None or self._ring is None:
@@ -401,6 +419,7 @@ class FrameSender:
     def _wait_for_acknowledgement(self) -> None:
         self._acknowledged.wait(_POLL_S)
         self._acknowledged.clear()
+        self._ask_again()
         if self._refusal is not None or not self.link.connected:
             self._insist(self._give_up_refused)
 
@@ -421,6 +440,7 @@ class FrameSender:
         with self._room:
             self.counts.durable += self._next_number
             self._spec, self._next_number = None, 0
+        self._announce_at = self.counts.space = None
 
     def _drain_ring(self) -> None:
         """Wait until every frame in the ring is acknowledged, or its run refused."""
@@ -442,6 +462,9 @@ class FrameSender:
         if not self.link.ensure():
             return
         self._on_message({"type": "connected"})
+        self._announce_all()
+
+    def _announce_all(self) -> None:
         if self._spec is not None and self._ring is not None:
             self._announce_run()
             waiting = self._ring.waiting()
@@ -455,12 +478,24 @@ class FrameSender:
             self._acknowledged.set()
         elif message.get("re") == "begin_run":
             self._run_answered(message)
+        elif message["type"] == "space":
+            self._tell_space(message["text"])
         else:
             self._on_message(message)
 
     def _run_answered(self, message: Message) -> None:
+        if message.get("again"):
+            self._tell_space(f"{message['reason']} Until then frames wait in memory.")
+            self._announce_at = time.monotonic() + _AGAIN_S
+            return
+        self._tell_space(message.get("space"))
         if not message.get("ok"):
             self._refusal = str(message.get("reason"))
             self._acknowledged.set()
         elif message["path"] not in self.counts.paths[-1:]:
             self.counts.paths.append(message["path"])
+
+    def _tell_space(self, text: str | None) -> None:
+        if text is not None and self.counts.space is None:
+            log.warning("deepfocus-live: %s", text)
+        self.counts.space = text

@@ -49,6 +49,8 @@ class MaskStack:
         Which label of an OME-Zarr; None for mask images.
     shape : (int, int, int)
         (Z, Y, X).
+    position, time, channel : int
+        Which of those at the path.
     pixel_size_um, z_step_um : Calibration or None
         None where the file says nothing.
     image : Stack or None
@@ -70,6 +72,8 @@ class MaskStack:
         self.path = described.path
         self.label = label
         self.shape = mask.shape
+        self.position, self.time = described.position, described.time
+        self.channel = described.channel
         self.pixel_size_um: Calibration | None = described.pixel_size_um
         self.z_step_um: Calibration | None = described.z_step_um
         self.image = image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepfocus_live.volume._correct import Correction, correct_stack, spell_slices
 from deepfocus_live.volume._file import VolumeFile
 from deepfocus_live.volume._journal import Journal, read_journal
 from deepfocus_live.volume._layout import (
@@ -24,20 +25,31 @@ from deepfocus_live.volume._recover import (
     write_levels,
 )
 from deepfocus_live.volume._run import (
+    CORRECTED,
     FORMAT_VERSION,
     LABELS,
     PROBABILITY_SCALE,
     RunWriter,
     StoredFrame,
 )
+from deepfocus_live.volume._space import (
+    Forecast,
+    SpaceGauge,
+    disk_of,
+    free_bytes,
+    in_bytes,
+)
 from deepfocus_live.volume._store import DurableStore, write_atomically
 from deepfocus_live.volume._verify import SliceFault, Verification, verify_run
 
 __all__ = [
+    "CORRECTED",
     "FORMAT_VERSION",
     "LABELS",
     "PROBABILITY_SCALE",
+    "Correction",
     "DurableStore",
+    "Forecast",
     "ImageLayout",
     "Journal",
     "Ledger",
@@ -47,15 +59,19 @@ __all__ = [
     "RunImage",
     "RunWriter",
     "SliceFault",
+    "SpaceGauge",
     "StoredFrame",
     "Verification",
     "VolumeFile",
     "create_image",
     "create_store",
+    "disk_of",
     "find_leftovers",
     "find_owed",
+    "free_bytes",
     "halve_labels",
     "halve_mean",
+    "in_bytes",
     "mend_files",
     "open_levels",
     "open_run",
@@ -63,6 +79,7 @@ __all__ = [
     "read_journal",
     "read_ledger",
     "refuse_run_in_use",
+    "spell_slices",
     "verify_run",
     "write_atomically",
     "write_levels",

@@ -24,8 +24,10 @@ from deepfocus_live.volume._pyramid import level_count
 __all__ = [
     "ImageLayout",
     "create_image",
+    "create_label",
     "create_series",
     "create_store",
+    "list_label",
     "open_levels",
     "projection_layout",
     "resize",
@@ -34,9 +36,10 @@ __all__ = [
 AXES = ("t", "c", "z", "y", "x")
 _LABEL_CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
 _LABEL_COLORS = {
-    "in_focus": (0, 190, 255, 160),
-    "weak_label": (255, 176, 0, 160),
-    "undecided": (150, 150, 150, 160),
+    "in_focus": {1: (0, 190, 255, 160)},
+    "weak_label": {1: (255, 176, 0, 160)},
+    "undecided": {1: (150, 150, 150, 160)},
+    "corrected": {1: (60, 220, 90, 160), 2: (150, 150, 150, 160)},
 }
 
 
@@ -116,7 +119,34 @@ def create_image(store: Store, path: str, layout: ImageLayout) -> None:
         labels = {"ome": {"version": "0.5", "labels": list(layout.labels)}}
         zarr.create_group(store, path=_join(path, "labels"), attributes=labels)
     for label in layout.labels:
-        _create_label(store, _join(path, f"labels/{label}"), label, layout)
+        create_label(store, _join(path, f"labels/{label}"), label, layout)
+
+
+def create_label(store: Store, path: str, label: str, image: ImageLayout) -> None:
+    """Make a label of `image` at `path` with all its levels; `list_label` makes it known."""
+    attributes = {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(image, name=label)],
+            "image-label": {
+                "colors": [
+                    {"label-value": value, "rgba": list(rgba)}
+                    for value, rgba in _LABEL_COLORS[label].items()
+                ],
+                "source": {"image": "../../"},
+            },
+        }
+    }
+    zarr.create_group(store, path=path, attributes=attributes)
+    _create_arrays(store, path, image, _LABEL_CODEC, "uint8")
+
+
+def list_label(store: Store, path: str, label: str) -> None:
+    """Add a label to the list of the group `path` of labels, where it is not in it."""
+    group = zarr.open_group(store, path=path, mode="r+")
+    ome: Any = group.attrs["ome"]
+    if label not in ome["labels"]:
+        group.update_attributes({"ome": {**ome, "labels": [*ome["labels"], label]}})
 
 
 def open_levels(store: Store, path: str) -> list[zarr.Array[Any]]:
@@ -144,21 +174,6 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     # A black slice is a slice: without its chunk it would read as never taken. (How chunks
     # are written is not part of a stored array: it is said each time that one is opened.)
     return array.with_config({"write_empty_chunks": True})
-
-
-def _create_label(store: Store, path: str, label: str, image: ImageLayout) -> None:
-    attributes = {
-        "ome": {
-            "version": "0.5",
-            "multiscales": [_multiscale(image, name=label)],
-            "image-label": {
-                "colors": [{"label-value": 1, "rgba": list(_LABEL_COLORS[label])}],
-                "source": {"image": "../../"},
-            },
-        }
-    }
-    zarr.create_group(store, path=path, attributes=attributes)
-    _create_arrays(store, path, image, _LABEL_CODEC, "uint8")
 
 
 def _create_arrays(

@@ -13,7 +13,7 @@ from zarr.storage import LocalStore
 from deepfocus_live.frames import RunSpec
 from deepfocus_live.volume._journal import read_journal
 from deepfocus_live.volume._layout import open_levels
-from deepfocus_live.volume._run import LABELS, read_run_json
+from deepfocus_live.volume._run import CORRECTED, LABELS, read_run_json
 
 __all__ = ["Run", "RunImage", "open_run"]
 
@@ -24,7 +24,8 @@ class RunImage:
 
     image: zarr.Array[Any]
     labels: dict[str, zarr.Array[Any]]
-    """`in_focus`, `weak_label`, `undecided`: uint8, 0 or 1."""
+    """`in_focus`, `weak_label`, `undecided`: uint8, 0 or 1. Where a person corrected masks also
+    `corrected`: 0 not in focus, 1 in focus, 2 undecided; only zeros: not corrected."""
     probability: zarr.Array[Any]
     """uint8, 0 to 255, a quarter of the image's width and height."""
 
@@ -63,9 +64,11 @@ class Run:
 
 
 def _open_image(store: LocalStore, chance: LocalStore, number: str) -> RunImage:
+    drawn = (store.root / number / "labels" / CORRECTED / "zarr.json").is_file()
+    names = (*LABELS, CORRECTED) if drawn else LABELS
     return RunImage(
         image=open_levels(store, number)[0],
-        labels={label: open_levels(store, f"{number}/labels/{label}")[0] for label in LABELS},
+        labels={label: open_levels(store, f"{number}/labels/{label}")[0] for label in names},
         probability=open_levels(chance, number)[0],
     )
 

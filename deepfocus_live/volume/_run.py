@@ -16,6 +16,7 @@ epoch up and writes it into the journal.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -36,7 +37,7 @@ from zarr.storage import LocalStore
 
 from deepfocus_live import _platform
 from deepfocus_live.config import StorageConfig
-from deepfocus_live.errors import InputError
+from deepfocus_live.errors import DiskFullError, InputError
 from deepfocus_live.frames import (
     FrameHeader,
     FrameIndex,
@@ -58,6 +59,7 @@ from deepfocus_live.volume._pyramid import halve_labels, halve_mean
 from deepfocus_live.volume._store import DurableStore, sync_tree, write_atomically
 
 __all__ = [
+    "CORRECTED",
     "FORMAT_VERSION",
     "LABELS",
     "PROBABILITY_SCALE",
@@ -71,6 +73,8 @@ __all__ = [
 
 FORMAT_VERSION = 1
 LABELS = ("in_focus", "weak_label", "undecided")
+CORRECTED = "corrected"
+"""The label of masks that a person corrected: no writer of a run makes or changes it."""
 PROBABILITY_SCALE = 4
 """Image pixels per pixel of the network's probability."""
 
@@ -136,6 +140,8 @@ class RunWriter:
 
         Raises
         ------
+        DiskFullError
+            If there is no room in `output`.
         InputError
             If `output` cannot be written to.
         """
@@ -533,6 +539,11 @@ def _new_folder(output: Path, name: str) -> tuple[Path, Path]:
 
 
 def _unwritable(output: Path, error: OSError) -> InputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(
+            f"{output}: no run can be begun here: {error.strerror}. Make room, or choose another "
+            "--output."
+        )
     return InputError(
         f"{output}: cannot write runs here: {error.strerror}. Choose another --output."
     )
