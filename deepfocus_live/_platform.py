@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +42,10 @@ RUNTIME_DIR_VARIABLE = "DEEPFOCUS_LIVE_RUNTIME_DIR"
 def runtime_dir() -> Path:
     """Return the folder for what lives as long as a daemon: runtime file, lock, rings, log."""
     override = os.environ.get(RUNTIME_DIR_VARIABLE)
-    path = Path(override) if override else Path(platformdirs.user_runtime_dir(_APP))
+    with warnings.catch_warnings():
+        # Over ssh and in services XDG_RUNTIME_DIR is not set: nothing to tell a user.
+        warnings.simplefilter("ignore")
+        path = Path(override or platformdirs.user_runtime_dir(_APP))
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:

@@ -97,6 +97,12 @@ def test_runtime_folder_is_made_where_the_environment_says(
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_login_without_a_session_is_nothing_to_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(_platform.RUNTIME_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert _platform.runtime_dir().is_dir()  # a warning would be an error here
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="follows XDG")
 def test_runtime_folder_is_elsewhere_where_it_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
