@@ -29,10 +29,16 @@ from deepfocus_live import _platform
 from deepfocus_live.frames import Placement, StackKey
 from deepfocus_live.volume._chunks import chunk_path, is_chunk
 from deepfocus_live.volume._journal import cut_torn_line
-from deepfocus_live.volume._layout import ImageLayout, create_image, create_store, open_levels
+from deepfocus_live.volume._layout import (
+    ImageLayout,
+    create_image,
+    create_store,
+    list_label,
+    open_levels,
+)
 from deepfocus_live.volume._ledger import JOURNAL, Ledger
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
-from deepfocus_live.volume._run import STORES, layouts_of, lock_run
+from deepfocus_live.volume._run import CORRECTED, STORES, layouts_of, lock_run
 from deepfocus_live.volume._store import sync_tree
 from deepfocus_live.volume._verify import SliceFault, partial_files
 
@@ -184,6 +190,8 @@ def _make_metadata(ledger: Ledger, root: Path, missing: Sequence[Path]) -> None:
         image = int(root.name)
         layout = _grown_layouts(ledger, image)[STORES.index(store.name)]
         create_image(LocalStore(store), name, layout)
+        if (root / "labels" / CORRECTED / "zarr.json").is_file():
+            list_label(LocalStore(store), f"{name}/labels", CORRECTED)
     else:
         create_store(aside, [str(image) for image in range(len(ledger.images))])
     sync_tree(aside)
