@@ -142,11 +142,31 @@ def _in_words(found: dict[str, Any]) -> str:
             f"run {run['name']}: {run['frames_durable']} of {expected} stored, "
             f"{run['frames_masked']} masked · {run['path']}"
         )
+    if found.get("forecast"):
+        said.append(_space_in_words(found["forecast"]))
     for name in ("camera_to_durable_ms", "camera_to_mask_ms"):
         if found[name]:
             words = name.removesuffix("_ms").replace("_", " ")
             said.append(f"{words}: median {found[name]['p50']} ms, p99 {found[name]['p99']} ms")
     return "\n".join([*said, *(f"warning: {text}" for text in found["warnings"])])
+
+
+def _space_in_words(forecast: dict[str, Any]) -> str:
+    """Return what is needed and free, and how long that lasts."""
+    needed, full_in_s = forecast["bytes_needed"], forecast["full_in_s"]
+    words = "" if needed is None else f"about {needed / 1e9:.1f} GB needed still, "
+    words += f"{forecast['bytes_free'] / 1e9:.1f} GB free, "
+    words += f"{forecast['frames_fit']} more frames fit"
+    if full_in_s is not None:
+        words += f" ({_duration(full_in_s)} at this rate)"
+    return f"space on {forecast['folder']}: {words}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _text(path: Path | None) -> str | None:

@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import useq
 import yaml
@@ -15,13 +16,15 @@ from pydantic import ValidationError
 from pymmcore_plus import CMMCorePlus
 from pymmcore_plus.metadata import summary_metadata
 
+from deepfocus_live.config import Config, load_config
 from deepfocus_live.errors import InputError
-from deepfocus_live.frames import Calibration
+from deepfocus_live.frames import Calibration, RunSpec
 from deepfocus_live.microscope._attach import attach
 from deepfocus_live.microscope._plan import plan_run
 from deepfocus_live.microscope._quiet import untold
+from deepfocus_live.ring import find_daemon
 
-__all__ = ["Plan", "Report", "load_microscope", "load_sequence", "plan", "run"]
+__all__ = ["Plan", "Report", "Room", "load_microscope", "load_sequence", "plan", "room_for", "run"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,19 @@ class Plan:
     z_step: str
     bytes: int
     """Before compression; 0 where the number of frames is unknown."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a sequence would take of the disk that it goes to."""
+
+    folder: str
+    bytes_needed: int | None
+    """On the disk, with masks and labels; None where the number of frames is unknown."""
+    bytes_free: int
+    frames_fit: int
+    warning: str | None
+    """What is wrong where it does not fit, in one line."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +159,56 @@ def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
     )
 
 
+def room_for(
+    core: CMMCorePlus, sequence: useq.MDASequence, settings: Config, *, output: Path | None = None
+) -> Room:
+    """Return whether `sequence` fits on the disk: the daemon's word; without one, our own.
+
+    Raises
+    ------
+    InputError
+        If the camera's images cannot be stored.
+    """
+    folder = None if output is None else str(output.expanduser().absolute())
+    summary = summary_metadata(core, mda_sequence=sequence)
+    spec = plan_run(sequence, summary, output=folder)
+    found, warning = _forecast_of_daemon(spec) or _forecast_of_ours(spec, settings)
+    return Room(
+        folder=str(found["folder"]),
+        bytes_needed=found["bytes_needed"],
+        bytes_free=found["bytes_free"],
+        frames_fit=found["frames_fit"],
+        warning=warning,
+    )
+
+
+def _forecast_of_daemon(spec: RunSpec) -> tuple[dict[str, Any], str | None] | None:
+    address = find_daemon()
+    if address is None:
+        return None
+    try:
+        with address.connect() as client:
+            answer = client.ask({"type": "forecast", "spec": spec.model_dump(mode="json")})
+    except OSError:
+        return None
+    return (answer["forecast"], answer["space"]) if answer.get("ok") else None
+
+
+def _forecast_of_ours(spec: RunSpec, settings: Config) -> tuple[dict[str, Any], str | None]:
+    # On use: a process that acquires has a daemon, and need not load what writes volumes.
+    from deepfocus_live.volume import SpaceGauge
+
+    gauge = SpaceGauge(
+        spec,
+        codec=settings.storage.codec,
+        masks=settings.inference.enabled,
+        labels=settings.labels.enabled,
+    )
+    folder = Path(spec.output) if spec.output else settings.output_dir
+    forecast = gauge.forecast(folder, bytes_kept=settings.storage.reserve_mb << 20)
+    return forecast.as_json(), None if forecast.fits() else forecast.warning(spec.name)
+
+
 def _explain(error: ValidationError) -> str:
     """Return the first thing that is wrong."""
     errors = error.errors()
@@ -163,12 +229,25 @@ def run(
     *,
     output: Path | None = None,
     config: Path | None = None,
+    ignore_space: bool = False,
 ) -> Report:
     """Run `sequence`, attached; returns when every frame is on the disk.
 
     Ctrl-C cancels the acquisition and closes the run in order.
+
+    Raises
+    ------
+    InputError
+        If it does not fit on the disk, before anything is exposed; `ignore_space`: never.
     """
+    settings = load_config(config)
     with attach(core, output=output, config=config) as attached:
+        if not ignore_space:
+            warning = room_for(core, sequence, settings, output=output).warning
+            if warning is not None:
+                raise InputError(
+                    f"{warning} Nothing was taken: choose another --output, or add --ignore-space."
+                )
         with _cancel_on_interrupt(core):
             core.run_mda(sequence, block=True)
         reason = str(core.mda.status.finish_reason or "interrupted")

@@ -63,6 +63,7 @@ __all__ = [
     "StoredFrame",
     "Verification",
     "VolumeFile",
+    "correct_stack",
     "create_image",
     "create_store",
     "disk_of",

@@ -63,7 +63,7 @@ class Journal:
         # Not buffered: what a full disk refused must not come back with the next lines.
         self._file = path.open("ab", buffering=0)
         cut_torn_line(path)
-        self._torn = False
+        self._whole_to: int | None = None
         self._waiting: list[tuple[bytes, Callable[[BaseException | None], None] | None]] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -106,8 +106,8 @@ class Journal:
                     then(error)
 
     def _write(self, data: bytes) -> BaseException | None:
+        unwritten = memoryview(self._end_refused() + data)
         end = self._file.seek(0, os.SEEK_END)
-        unwritten = memoryview(b"\n" + data if self._torn else data)
         try:
             while unwritten:
                 unwritten = unwritten[self._file.write(unwritten) :]
@@ -115,17 +115,27 @@ class Journal:
                 _platform.sync_file(self._file.fileno())
         except OSError as error:
             # Half a batch must not stay: its frames will be sent and written again.
-            self._take_back(end)
+            self._take_back(end if self._whole_to is None else self._whole_to)
             return error
-        self._torn = False
+        self._whole_to = None
         return None
 
     def _take_back(self, end: int) -> None:
         try:
             self._file.truncate(end)
+            self._whole_to = None
         except OSError:
-            # The disk is gone altogether; readers pass over the torn line.
-            self._torn = True
+            # A disk that has turned read-only refuses this too: tried again before the next line.
+            self._whole_to = end
+
+    def _end_refused(self) -> bytes:
+        """Take away what is left of refused lines; return what must end it where that fails."""
+        if self._whole_to is None:
+            return b""
+        self._take_back(self._whole_to)
+        left = self._whole_to is not None and self._file.seek(0, os.SEEK_END) > self._whole_to
+        # Readers pass over the torn line. An empty one would look like a line that is damaged.
+        return b"\n" if left else b""
 
 
 def cut_torn_line(path: Path) -> None:

@@ -13,6 +13,8 @@ import yaml
 from pymmcore_plus import CMMCorePlus
 
 from deepfocus_live import attach, open_run
+from deepfocus_live.config import Config
+from deepfocus_live.microscope.acquire import room_for
 from deepfocus_live.ring import DaemonAddress
 from tests.system._runs import (
     Witness,
@@ -39,10 +41,14 @@ def test_every_frame_of_positions_and_time_points_is_on_disk(
     witness = Witness(demo_core)
     assert demo_core.mda.engine is not None
     demo_core.mda.engine.use_hardware_sequencing = sequenced
+    sequence = useq.MDASequence.model_validate(PLAN)
     with attach(demo_core, output=tmp_path / "here") as attached:
-        demo_core.run_mda(useq.MDASequence.model_validate(PLAN), block=True)
+        room = room_for(demo_core, sequence, Config(), output=tmp_path / "here")
+        assert (room.folder, room.warning) == (str(tmp_path / "here"), None)
+        demo_core.run_mda(sequence, block=True)
         assert attached.wait(60)
         (path,) = attached.status()["runs"]
+        assert attached.status()["space"] is None
         run = wait_until_closed(Path(path))
     assert len(witness.frames) == 30
     assert run.path.parent == tmp_path / "here"
@@ -78,6 +84,11 @@ def test_frames_of_an_iterator_run_are_all_kept(
 ) -> None:
     witness = Witness(demo_core)
     with attach(demo_core) as attached:
+        # Longer than any disk lasts: only said, a program that attaches is never refused.
+        endless = useq.MDASequence(
+            time_plan={"interval": 0, "loops": 20_000}, z_plan={"range": 19_999, "step": 1}
+        )
+        assert "of 400000000 frames" in str(room_for(demo_core, endless, Config()).warning)
         demo_core.run_mda(iter([useq.MDAEvent() for _ in range(4)]), block=True)
         assert attached.wait(60)
         (path,) = attached.status()["runs"]
@@ -146,6 +157,7 @@ def test_acquire_command_runs_a_sequence_file(
     )
     assert dry.returncode == 0, dry.stderr
     assert dry.stdout.startswith("30 frames of 512 × 512")
+    assert f"free on {tmp_path / 'out'}" in dry.stdout
     assert not (tmp_path / "out").exists()
     try:
         result = subprocess.run(

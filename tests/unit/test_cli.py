@@ -18,7 +18,7 @@ PROMISED: dict[str, set[str]] = {
     "stop": set(),
     "status": {"--json"},
     "logs": set(),
-    "acquire": {"--mm-config", "--sequence", "--output", "--dry-run"},
+    "acquire": {"--mm-config", "--sequence", "--output", "--dry-run", "--ignore-space"},
     "demo": {"--stacks", "--headless", "--output"},
     "label": {
         "-o",
@@ -44,6 +44,7 @@ PROMISED: dict[str, set[str]] = {
         "--json",
         "--figure",
     },
+    "correct": {"--image", "--t", "--channel", "--slices", "--reviewed", "--replace"},
     "retrain": {"--profile", "--from", "--minutes", "--activate", "--models"},
     "models list": {"--models", "--profile", "--json"},
     "models show": {"--models", "--json"},

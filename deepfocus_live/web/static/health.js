@@ -40,10 +40,11 @@ function writeWaiting(waiting) {
   setValue("waiting", masks ? `${masks} slices` : "none", frames ? `disk ${frames}` : "");
 }
 
-function writeDisk(bytes) {
+function writeDisk(bytes, forecast) {
+  const short = forecast?.fits === false ? `${forecast.frames_fit} frames fit` : "";
   if (bytes === null || bytes === undefined) return setValue("disk", "–");
   const gigabytes = bytes / 1e9;
-  return setValue("disk", gigabytes >= 1000 ? `${(gigabytes / 1000).toFixed(1)} TB` : `${gigabytes.toFixed(gigabytes < 10 ? 1 : 0)} GB`);
+  return setValue("disk", gigabytes >= 1000 ? `${(gigabytes / 1000).toFixed(1)} TB` : `${gigabytes.toFixed(gigabytes < 10 ? 1 : 0)} GB`, short);
 }
 
 export function writeStatus(status) {
@@ -55,7 +56,8 @@ export function writeStatus(status) {
   writeLatency("to-disk", status.camera_to_durable_ms);
   writeLatency("to-mask", status.camera_to_mask_ms);
   writeWaiting(status.waiting);
-  writeDisk(status.disk_free_bytes);
+  // The run may go to a disk of its own.
+  writeDisk(status.forecast?.bytes_free ?? status.disk_free_bytes, status.forecast);
   writeNamed("model", status.model);
   writeNamed("provider", status.provider);
 }
