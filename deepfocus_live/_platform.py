@@ -209,7 +209,8 @@ class ProcessStamp:
     """Tell a process from a later one that was given the same number.
 
     Compared by pid and start time, both in plain numbers so that they can
-    stand in a file.
+    stand in a file. On Linux the start is counted in seconds since the system
+    started, elsewhere since the epoch: compare stamps of one system only.
     """
 
     def __init__(self, pid: int, started: float) -> None:
@@ -225,7 +226,7 @@ class ProcessStamp:
     def of(cls, pid: int) -> ProcessStamp:
         """Return the stamp of the process that has this number now, or of none if nobody has."""
         try:
-            return cls(pid, psutil.Process(pid).create_time())
+            return cls(pid, _started(psutil.Process(pid)))
         except psutil.NoSuchProcess:
             return cls(pid, 0.0)
 
@@ -236,7 +237,7 @@ class ProcessStamp:
         try:
             process = psutil.Process(self.pid)
             # Start times are rounded differently by different readers.
-            if abs(process.create_time() - self.started) > 1.0:
+            if abs(_started(process) - self.started) > 1.0:
                 return False
             return process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -262,3 +263,17 @@ class ProcessStamp:
             process.kill()
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(timeout=5)
+
+
+def _started(process: psutil.Process) -> float:
+    """Return when a process started, in seconds that nobody can set back."""
+    if sys.platform != "linux":
+        return process.create_time()
+    # psutil adds the wall clock's idea of when the system started. When that clock is set,
+    # every process would seem to have been replaced: a live microscope's ring would be removed.
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(process.pid) from None
+    # The name, in brackets, may hold anything; the start is the 20th word after it.
+    return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

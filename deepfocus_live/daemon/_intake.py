@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -165,7 +166,7 @@ class Intake:
 
         def durable(error: BaseException | None) -> None:
             if error is not None:
-                self._on_trouble(f"{run.writer.path}: {error}")
+                self._on_trouble(_refusal(run, error))
                 # The slot still holds the frame: it is stored again from there, but by a
                 # worker, which may wait; this is the journal's thread.
                 with contextlib.suppress(RuntimeError):
@@ -200,7 +201,7 @@ class Intake:
                 stored = run.writer.write_frame(header, pixels)
             except OSError as error:
                 refused = True
-                self._on_trouble(f"{run.writer.path}: {error.strerror or error}: make room.")
+                self._on_trouble(_refusal(run, error))
                 if self._stopping.wait(_RETRY_S):
                     return None
                 continue
@@ -217,6 +218,18 @@ class Intake:
         run.release(number)
         with self._lock:
             self._waiting -= 1
+
+
+_REMEDIES = {errno.ENOSPC: "make room", errno.EROFS: "make it writable again"}
+
+
+def _refusal(run: ActiveRun, error: BaseException) -> str:
+    """Return the one line that says why the disk does not take slices, and what to do."""
+    if not isinstance(error, OSError):
+        return f"{run.writer.path}: {error}"
+    words = f"{run.writer.path}: {error.strerror or error}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return words if remedy is None else f"{words}: {remedy}."
 
 
 def run_of(ring: MemoryRing) -> RunSpec | None:

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ome_zarr_models.v05.bioformats2raw as bf2raw
-import yaozarrs
-import zarr
-from ome_zarr_models.v05.image import Image
-from ome_zarr_models.v05.image_label import ImageLabel
 from pymmcore_plus import CMMCorePlus
 
 from deepfocus_live.ring import find_daemon
 from deepfocus_live.volume import Run, open_run
+from tests.ome_zarr import assert_run_is_valid
 
 
 class Witness:
@@ -84,12 +80,4 @@ def assert_masked_once(run: Run) -> None:
 
 def assert_valid(run: Run) -> None:
     """Both validators of the field accept the store."""
-    for name in ("volume.ome.zarr", "probability.ome.zarr"):
-        yaozarrs.validate_zarr_store(str(run.path / name))
-        root = zarr.open_group(str(run.path / name), mode="r")
-        bf2raw.BioFormats2Raw.from_zarr(root)
-        for number in range(len(run.images)):
-            Image.from_zarr(root[str(number)])  # type: ignore[arg-type]
-    volume = zarr.open_group(str(run.path / "volume.ome.zarr"), mode="r")
-    for label in run.images[0].labels:
-        ImageLabel.from_zarr(volume[f"0/labels/{label}"])  # type: ignore[arg-type]
+    assert_run_is_valid(run.path)

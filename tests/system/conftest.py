@@ -13,6 +13,7 @@ from pymmcore_plus import CMMCorePlus
 
 from deepfocus_live._platform import RUNTIME_DIR_VARIABLE
 from deepfocus_live.ring import DaemonAddress, leftover_rings, private_daemon
+from tests.until_killed import load_demo_camera
 
 
 @pytest.fixture
@@ -34,12 +35,7 @@ def mm_config() -> Path:
 @pytest.fixture
 def demo_core(mm_config: Path) -> CMMCorePlus:
     """A core with the C++ DemoCamera, 512 × 512, 16 bit."""
-    core = CMMCorePlus()
-    core.setDeviceAdapterSearchPaths([str(mm_config.parent)])
-    core.loadSystemConfiguration(str(mm_config))
-    core.setProperty("Camera", "PixelType", "16bit")
-    core.setExposure(5)
-    return core
+    return load_demo_camera(mm_config)
 
 
 @pytest.fixture

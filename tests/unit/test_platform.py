@@ -160,6 +160,19 @@ def test_stamp_does_not_take_a_later_process_for_its_own_and_does_not_kill_it() 
         stamp.kill()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere starts do not follow the clock")
+@pytest.mark.parametrize("set_by_s", [-3600, 30])
+def test_stamp_knows_its_process_after_the_clock_was_set(
+    monkeypatch: pytest.MonkeyPatch, set_by_s: int
+) -> None:
+    stamp = ProcessStamp.mine()
+    began = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: began + set_by_s)
+    assert psutil.Process().create_time() == pytest.approx(stamp.started + began + set_by_s, abs=2)
+    assert stamp.alive()
+    assert abs(ProcessStamp.mine().started - stamp.started) < 0.1
+
+
 _SPAWNS_AND_ENDS = """
 import sys
 from pathlib import Path

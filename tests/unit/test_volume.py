@@ -16,15 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaozarrs
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from ome_zarr_models.v05.bioformats2raw import BioFormats2Raw
-from ome_zarr_models.v05.image import Image
-from ome_zarr_models.v05.labels import Labels
 
 from deepfocus_live import _platform
 from deepfocus_live.config import StorageConfig
@@ -43,6 +39,7 @@ from deepfocus_live.volume import (
     projection_layout,
     read_journal,
 )
+from tests.ome_zarr import assert_run_is_valid, assert_store_is_valid
 from tests.small_disk import run_on_small_disk
 from tests.stored_frames import (
     QUICK,
@@ -81,30 +78,6 @@ def _ome(group: zarr.Group) -> Any:
     return group.attrs["ome"]
 
 
-def _assert_valid(store: Path, *, labels: bool = True) -> None:
-    """Ask both validators about a store and all that is in it."""
-    yaozarrs.validate_zarr_store(str(store))
-    root = zarr.open_group(str(store), mode="r")
-    if "bioformats2raw.layout" in _ome(root):
-        series = _ome(_at(root, "OME"))["series"]
-        assert BioFormats2Raw.from_zarr(root).image_paths == series  # asks about each image
-        images = [_at(root, number) for number in series]
-        for number in series:
-            yaozarrs.validate_zarr_store(str(store / str(number)))
-    else:
-        Image.from_zarr(root)
-        images = [root]
-    for image in images if labels else []:
-        # Asks about each label's image too.
-        names = Labels.from_zarr(_at(image, "labels")).attributes.ome.labels
-        assert names == list(LABELS)
-
-
-def _assert_run_is_valid(path: Path) -> None:
-    _assert_valid(path / "volume.ome.zarr")
-    _assert_valid(path / "probability.ome.zarr", labels=False)
-
-
 def _levels(group: zarr.Group) -> list[zarr.Array[Any]]:
     datasets = _ome(group)["multiscales"][0]["datasets"]
     return [_at(group, dataset["path"]) for dataset in datasets]
@@ -136,7 +109,7 @@ _RUNS = [
 def test_run_is_valid_before_its_first_frame(tmp_path: Path, changes: dict[str, Any]) -> None:
     spec = run_spec(**changes)
     writer = RunWriter.create(tmp_path, spec, QUICK, about={"software": {"ours": "1"}})
-    _assert_run_is_valid(writer.path)
+    assert_run_is_valid(writer.path)
     run = open_run(writer.path)
     assert run.spec == spec
     assert run.record["software"] == {"ours": "1"}
@@ -296,7 +269,7 @@ def test_two_frames_with_one_index_are_both_kept(writer: RunWriter) -> None:
     assert stored[0].placement == Placement(0, 0, 0, 0)
     for number, frame in enumerate(stored):
         np.testing.assert_array_equal(_read(writer.path, frame.placement), pixels_of(number))
-    _assert_run_is_valid(writer.path)
+    assert_run_is_valid(writer.path)
 
 
 def test_cameras_of_one_event_are_kept_apart(tmp_path: Path) -> None:
@@ -399,7 +372,7 @@ def test_run_grows_where_the_plan_had_no_room_and_stays_valid(
         )
         writer.write_weak_label(frame.placement, mask, 1 - mask)
         stored.append(frame)
-    _assert_run_is_valid(writer.path)
+    assert_run_is_valid(writer.path)
     writer.close()
     assert len({frame.placement for frame in stored}) == len(indices)
     # Another writer, and a reader, find it as it was left.
@@ -456,7 +429,7 @@ def test_position_made_by_a_writer_that_died_before_it_said_so_is_made_again(
     stored = store_frame(writer, 1, {"p": 1})
     writer.close()
     np.testing.assert_array_equal(_read(writer.path, stored.placement), pixels_of(1))
-    _assert_run_is_valid(writer.path)
+    assert_run_is_valid(writer.path)
 
 
 def test_run_whose_writer_died_while_it_grew_has_room_for_the_masks_too(tmp_path: Path) -> None:
@@ -475,49 +448,6 @@ def test_run_whose_writer_died_while_it_grew_has_room_for_the_masks_too(tmp_path
 
 
 # ----------------------------------------------------------- after a death
-
-_WRITES_UNTIL_KILLED = """
-import sys
-from pathlib import Path
-import tests.stored_frames as ours
-from deepfocus_live.volume import RunWriter
-
-writer = RunWriter.create(Path(sys.argv[1]), ours.run_spec(), ours.SAFE, about={})
-print(writer.path, flush=True)
-number = 0
-while True:
-    ours.store_frame(writer, number, {"t": number // 3, "z": number % 3})
-    print(number, flush=True)
-    number += 1
-"""
-
-
-def test_killed_writer_has_every_frame_it_acknowledged_and_the_next_goes_on(
-    tmp_path: Path,
-) -> None:
-    command = [sys.executable, "-c", _WRITES_UNTIL_KILLED, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        path = Path(process.stdout.readline().strip())
-        acknowledged = [int(process.stdout.readline()) for _ in range(7)]
-        process.kill()
-        acknowledged += [int(line) for line in process.stdout]
-    _assert_run_is_valid(path)
-    writer = RunWriter.reopen(path, SAFE)
-    known = writer.durable_placements()
-    assert set(acknowledged) <= set(known)
-    assert len(known) <= len(acknowledged) + 1
-    for number in range(len(acknowledged) + 3):
-        stored = store_frame(writer, number, {"t": number // 3, "z": number % 3})
-        assert stored.duplicate == (number in known)
-        np.testing.assert_array_equal(writer.read_slice(stored.placement), pixels_of(number))
-    writer.end("completed")
-    writer.close()
-    lines = _lines(path, "frame")
-    assert sorted(line["sequence_number"] for line in lines) == list(range(len(lines)))
-    assert [line["epoch"] for line in _lines(path, "open")] == [1, 2]
-    assert not list(path.rglob("*.partial")) or len(list(path.rglob("*.partial"))) <= 1
-    _assert_run_is_valid(path)
 
 
 def test_next_writer_knows_what_was_made_and_how_it_ended(writer: RunWriter) -> None:
@@ -887,7 +817,7 @@ def test_volume_file_is_valid_and_exact(tmp_path: Path, count: int) -> None:
                 for label in LABELS:
                     file.write_label(image, label, z, np.ones((20, 300), np.uint8))
         assert not path.exists()
-    _assert_valid(path)
+    assert_store_is_valid(path)
     assert list(path.parent.iterdir()) == [path]
     root = zarr.open_group(str(path), mode="r")
     for image in range(count):
@@ -909,7 +839,7 @@ def test_measurements_are_kept_exactly_and_never_averaged(tmp_path: Path) -> Non
     stack = _layout(z=5, width=300)
     with VolumeFile(path, [projection_layout(stack, dtype="float32", window=(-80, 0))]) as file:
         file.write_slice(0, 0, depth)
-    _assert_valid(path, labels=False)
+    assert_store_is_valid(path, labels=False)
     root = zarr.open_group(str(path), mode="r")
     full, half = _levels(root)
     assert (full.shape, half.shape) == ((1, 1, 1, 20, 300), (1, 1, 1, 10, 150))
