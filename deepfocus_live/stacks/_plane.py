@@ -15,13 +15,24 @@ _KEPT = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
 def checked_dtype(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
-    """Return `dtype` in native byte order; InputError if it is none that is kept."""
+    """Return the type that pixels of `dtype` are read as.
+
+    uint8, uint16 and float32 are kept. Other integers, which label images often are, become uint16
+    if their values allow it; booleans become uint8.
+
+    Raises
+    ------
+    InputError
+        If it is none of these; `where` begins the message.
+    """
     native = dtype.newbyteorder("=")
-    if native not in _KEPT:
-        raise InputError(
-            f"{where} is {dtype.name}; stacks are uint8, uint16 or float32: convert it first"
-        )
-    return native
+    if native in _KEPT:
+        return native
+    if native.kind == "b":
+        return np.dtype(np.uint8)
+    if native.kind in "iu":
+        return np.dtype(np.uint16)
+    raise InputError(f"{where} is {dtype.name}; stacks are integers or float32: convert it first")
 
 
 def checked_plane(raw: NDArray[Any], where: str) -> NDArray[Any]:
@@ -33,7 +44,8 @@ def checked_plane(raw: NDArray[Any], where: str) -> NDArray[Any]:
     Raises
     ------
     InputError
-        If it is a colour image or of another dtype; `where` begins the message.
+        If it is a colour image, of another dtype, or of integers that are no uint16; `where`
+        begins the message.
     """
     plane = raw
     if raw.ndim == 3 and raw.shape[-1] not in (1, 3, 4):
@@ -49,4 +61,12 @@ def checked_plane(raw: NDArray[Any], where: str) -> NDArray[Any]:
         plane = first
     if plane.ndim != 2:
         raise InputError(f"{where} has shape {raw.shape}: a slice is 2-D, save it as greyscale")
-    return np.ascontiguousarray(plane, dtype=checked_dtype(plane.dtype, where))
+    dtype = checked_dtype(plane.dtype, where)
+    if plane.dtype.kind in "iu" and plane.dtype.newbyteorder("=") != dtype:
+        low, high = int(plane.min()), int(plane.max())
+        if low < 0 or high > np.iinfo(dtype).max:
+            raise InputError(
+                f"{where} has values from {low} to {high}; {dtype.name} holds 0 to "
+                f"{np.iinfo(dtype).max}: convert it first"
+            )
+    return np.ascontiguousarray(plane, dtype=dtype)

@@ -178,6 +178,35 @@ def test_three_equal_colour_channels_become_one(tmp_path: Path) -> None:
             np.testing.assert_array_equal(stack.read(), z_stack)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "int64"])
+def test_integers_that_fit_are_read_as_uint16(tmp_path: Path, dtype: str) -> None:
+    # Label images of napari and others are often int32 or int64.
+    z_stack = np.arange(2 * 6 * 7).reshape(2, 6, 7).astype(dtype)
+    tifffile.imwrite(tmp_path / "labels.tif", z_stack, photometric="minisblack")
+    with open_stack(tmp_path / "labels.tif") as stack:
+        assert stack.dtype == np.uint16
+        np.testing.assert_array_equal(stack.read(), z_stack)
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_integers_that_do_not_fit_are_refused_when_read(tmp_path: Path, value: int) -> None:
+    z_stack = np.zeros((2, 6, 7), np.int32)
+    z_stack[1, 2, 3] = value
+    tifffile.imwrite(tmp_path / "a.tif", z_stack, photometric="minisblack")
+    with open_stack(tmp_path / "a.tif") as stack:
+        assert not stack[0].any()
+        with pytest.raises(InputError, match=f"slice 1 has values from .*{value}.* 0 to 65535"):
+            stack[1]
+
+
+def test_booleans_are_read_as_uint8(tmp_path: Path) -> None:
+    z_stack = np.indices((3, 6, 7)).sum(0) % 2 == 0
+    tifffile.imwrite(tmp_path / "masks.tif", z_stack, photometric="minisblack")
+    with open_stack(tmp_path / "masks.tif") as stack:
+        assert stack.dtype == np.uint8
+        np.testing.assert_array_equal(stack.read(), z_stack)
+
+
 def test_a_colour_stack_is_refused_when_read(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "rgb.tif", numbered((4, 20, 21, 3), "uint8"), photometric="rgb")
     with open_stack(tmp_path / "rgb.tif") as stack, pytest.raises(InputError, match="colour image"):
@@ -540,7 +569,7 @@ SLICE = np.zeros((8, 9), np.uint8)
         pytest.param(_file(b"hello", "a.czi"), "unsupported type .czi", id="unsupported"),
         pytest.param(_tiff(SLICE), "at least 2 slices", id="2-D-tiff"),
         pytest.param(_tiff(np.zeros((3, 8, 9))), "float64; stacks are", id="float64"),
-        pytest.param(_tiff(np.zeros((3, 8, 9), np.int16)), "int16; stacks are", id="int16"),
+        pytest.param(_tiff(np.zeros((3, 8, 9), np.complex64)), "complex64; stacks", id="complex"),
         pytest.param(_two_sizes, "slice 2 is 8 x 9 .* began with 8 x 8", id="sizes-in-tiff"),
         pytest.param(_folder(), "no images in this folder", id="empty-folder"),
         pytest.param(_folder(("a.tif", SLICE)), "one image, a.tif", id="one-image"),
