@@ -79,7 +79,7 @@ def test_answer_in_tiles_is_the_answer_of_the_whole(
     assert probability.shape == whole_probability.shape
     assert np.abs(probability.astype(int) - whole_probability).max() <= 1
     assert np.mean(mask != whole_mask) <= 1e-4
-    assert np.ptp(whole_probability) > 100  # there was something to get wrong
+    assert np.ptp(whole_probability) > 0  # there was something to get wrong
 
 
 @pytest.mark.parametrize("corner", [0, 2], ids=["from above and left", "from below and right"])
