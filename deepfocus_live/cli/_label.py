@@ -181,7 +181,7 @@ class _FromAbove:
         progress: ProgressLine,
     ) -> None:
         """Look at a labelled stack from above."""
-        from deepfocus_live.focus import StackProjector, depth_map
+        from deepfocus_live.focus import StackProjector, depth_map, projection_sharpness
 
         shape_yx, block_px = labels.shape_yx, labels.block_px
         brightness = labels.findings.brightness if labels.findings else None
@@ -189,7 +189,7 @@ class _FromAbove:
             shape_yx=shape_yx,
             dtype=stack.dtype,
             block_px=block_px,
-            sharpness=_sharpness(rule),
+            sharpness=projection_sharpness(rule),
             dark_offset=brightness.dark_offset if brightness else 0.0,
         )
         for z, z_slice in enumerate(stack):
@@ -204,11 +204,3 @@ class _FromAbove:
         if self._in_um and stack.z_um is not None:
             return stack.z_um
         return np.arange(len(stack), dtype=np.float64)
-
-
-def _sharpness(rule: Preset) -> float:
-    """Return by which power of its scores slices are weighed; see `StackProjector`."""
-    from deepfocus_live.focus import MEASURES, ScanPreset
-
-    squared = isinstance(rule, ScanPreset) and MEASURES[rule.measure].unit.startswith("counts²")
-    return 16.0 if squared else 32.0

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from deepfocus_live.errors import InputError
 from deepfocus_live.export._source import Place, SourceImage
 from deepfocus_live.focus import (
-    MEASURES,
-    ScanPreset,
     StackLabeler,
     StackLabels,
     StackProjector,
     depth_map,
     enlarge_blocks,
     preset_named,
+    projection_sharpness,
 )
 
 __all__ = ["FromAbove"]
@@ -62,7 +61,7 @@ class FromAbove:
             shape_yx=labels.shape_yx,
             dtype=self._image.dtype,
             block_px=labels.block_px,
-            sharpness=self._sharpness,
+            sharpness=projection_sharpness(self._rule),
             dark_offset=brightness.dark_offset if brightness else 0.0,
         )
         for z in np.flatnonzero(labels.arrived):
@@ -83,14 +82,6 @@ class FromAbove:
     @property
     def _shape_yx(self) -> tuple[int, int]:
         return self._image.shape[3], self._image.shape[4]
-
-    @property
-    def _sharpness(self) -> float:
-        """By which power of its scores slices are weighed; see `StackProjector`."""
-        squared = isinstance(self._rule, ScanPreset) and (
-            MEASURES[self._rule.measure].unit.startswith("counts²")
-        )
-        return 16.0 if squared else 32.0
 
     def _label(self, t: int, c: int) -> StackLabels:
         labeler = StackLabeler(

@@ -20,6 +20,7 @@ from deepfocus_live.focus._presets import (
     Preset,
     ScanPreset,
     preset_named,
+    projection_sharpness,
 )
 from deepfocus_live.focus._projection import StackProjector
 from deepfocus_live.focus._ranking import MeasureRank, Ranking, rank_measures
@@ -60,6 +61,7 @@ __all__ = [
     "focus_score_map",
     "label_stack",
     "preset_named",
+    "projection_sharpness",
     "rank_measures",
     "resolution_um",
     "scan_block_px",

@@ -32,6 +32,7 @@ __all__ = [
     "Preset",
     "ScanPreset",
     "preset_named",
+    "projection_sharpness",
 ]
 
 DEFAULT_PRESET = "consensus"
@@ -249,3 +250,11 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"unknown label preset {name!r}: there is {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def projection_sharpness(preset: Preset) -> float:
+    """Return by which power of a preset's scores slices are weighed; see `StackProjector`."""
+    squared = isinstance(preset, ScanPreset) and (
+        measure_named(preset.measure).unit.startswith("counts²")
+    )
+    return 16.0 if squared else 32.0

@@ -20,7 +20,7 @@ import psutil
 
 from deepfocus_live import _platform
 from deepfocus_live.errors import InputError
-from deepfocus_live.inference._engine import Engine, EngineError
+from deepfocus_live.inference._engine import Engine, EngineError, ModelEngine
 from deepfocus_live.inference._onnxruntime import OnnxRuntimeEngine, read_metadata
 from deepfocus_live.inference._openvino import OpenVinoEngine
 from deepfocus_live.inference._sample import MOST_DIFFERING, SAMPLE_PX, differing, made_slice
@@ -64,7 +64,7 @@ def remembered_choices() -> Path:
     return Path(platformdirs.user_cache_dir("deepfocus-live", appauthor=False)) / "inference.json"
 
 
-def open_faster_on_cpu(path: Path, *, threads: int | None = None) -> Engine:
+def open_faster_on_cpu(path: Path, *, threads: int | None = None) -> ModelEngine:
     """Open a model in the runtime that is faster on this machine's CPU.
 
     Measured once for each processor, number of threads, version of the runtimes and architecture

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Answer", "Engine", "EngineError", "OutOfMemoryError"]
+__all__ = ["Answer", "Engine", "EngineError", "ModelEngine", "OutOfMemoryError"]
 
 Answer = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Mask (Y, X), 0 or 1, and probability (ceil(Y / r), ceil(X / r)), 0..255, owned by the caller."""
@@ -46,3 +46,15 @@ class Engine(Protocol):
         EngineError
         """
         ...
+
+
+class ModelEngine(Engine, Protocol):
+    """An engine that was opened from a file of ours.
+
+    Attributes
+    ----------
+    metadata : dict
+        What the file says of itself: name, architecture, reduction, threshold.
+    """
+
+    metadata: dict[str, str]

@@ -17,7 +17,6 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.inference._counts import as_counts
 from deepfocus_live.inference._cuda import CUDA
 from deepfocus_live.inference._engine import Engine
-from deepfocus_live.inference._onnxruntime import read_metadata
 from deepfocus_live.inference._providers import open_engine
 from deepfocus_live.inference._session import CPU
 from deepfocus_live.inference._steady import SteadyEngine, Way
@@ -107,9 +106,9 @@ class InFocusModel:
         path, name = _locate(model)
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        described = read_metadata(path)
-        engine = SteadyEngine(_ways(path, provider, threads), on_change)
-        return cls(engine, name or described.get("name") or path.stem, described)
+        best = open_engine(path, provider=provider, threads=threads)
+        engine = SteadyEngine(_ways(best, path, provider, threads), on_change)
+        return cls(engine, name or best.metadata.get("name") or path.stem, best.metadata)
 
     def warm_up(self, shape: Sequence[int]) -> None:
         """Run once on an empty slice of `shape` (Y, X), so that the first real one is not late."""
@@ -145,13 +144,12 @@ def _locate(model: ModelVersion | Path | str) -> tuple[Path, str | None]:
     return (path / "model.onnx" if path.is_dir() else path), None
 
 
-def _ways(path: Path, provider: str, threads: int | None) -> list[Way]:
+def _ways(best: Engine, path: Path, provider: str, threads: int | None) -> list[Way]:
     """Return the ways from a raw slice to its mask, the best first."""
 
     def open_best() -> Engine:
         return open_engine(path, provider=provider, threads=threads)
 
-    best = open_best()
     on_gpu = best.provider == CUDA
     ways = [Way(open_best, 0.0 if on_gpu else _BYTES_PER_PX, best)]
     if on_gpu:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from deepfocus_live.errors import InputError
 from deepfocus_live.inference._choice import open_faster_on_cpu
 from deepfocus_live.inference._cuda import why_no_cuda
-from deepfocus_live.inference._engine import Engine
+from deepfocus_live.inference._engine import ModelEngine
 from deepfocus_live.inference._onnxruntime import OnnxRuntimeEngine
 from deepfocus_live.inference._openvino import OpenVinoEngine
 
@@ -18,7 +18,7 @@ __all__ = ["Provider", "open_engine", "why_no_cuda"]
 Provider = Literal["auto", "cpu", "cuda", "openvino"]
 
 
-def open_engine(path: Path, *, provider: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(path: Path, *, provider: str = "auto", threads: int | None = None) -> ModelEngine:
     """Open a model on the provider asked for.
 
     Parameters
@@ -49,7 +49,7 @@ def open_engine(path: Path, *, provider: str = "auto", threads: int | None = Non
     return OnnxRuntimeEngine(path, device="cpu", threads=threads)
 
 
-def _fastest(path: Path, threads: int | None) -> Engine:
+def _fastest(path: Path, threads: int | None) -> ModelEngine:
     if why_no_cuda() is None:
         with contextlib.suppress(InputError):
             return OnnxRuntimeEngine(path, device="cuda", threads=threads)
