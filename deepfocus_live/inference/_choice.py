@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +65,9 @@ def remembered_choices() -> Path:
     return Path(platformdirs.user_cache_dir("deepfocus-live", appauthor=False)) / "inference.json"
 
 
-def open_faster_on_cpu(path: Path, *, threads: int | None = None) -> ModelEngine:
+def open_faster_on_cpu(
+    path: Path, *, threads: int | None = None, shape: Sequence[int] | None = None
+) -> ModelEngine:
     """Open a model in the runtime that is faster on this machine's CPU.
 
     Measured once for each processor, number of threads, version of the runtimes and architecture
@@ -76,7 +79,8 @@ def open_faster_on_cpu(path: Path, *, threads: int | None = None) -> ModelEngine
     path : path
         An ONNX file of ours.
     threads : int, optional
-        As for the engines.
+    shape : (Y, X), optional
+        Both as for the engines.
 
     Raises
     ------
@@ -86,13 +90,13 @@ def open_faster_on_cpu(path: Path, *, threads: int | None = None) -> ModelEngine
     """
     versions = _versions()
     if "openvino" not in versions:
-        return OnnxRuntimeEngine(path, device="cpu", threads=threads)
+        return OnnxRuntimeEngine(path, device="cpu", threads=threads, shape=shape)
     key = _key(versions, threads, read_metadata(path).get("architecture", ""))
     file = remembered_choices()
     known = _read(file).get(key)
     if known == "openvino":
         return OpenVinoEngine(path, threads=threads)
-    plain = OnnxRuntimeEngine(path, device="cpu", threads=threads)
+    plain = OnnxRuntimeEngine(path, device="cpu", threads=threads, shape=shape)
     if known == "cpu":
         return plain
     try:

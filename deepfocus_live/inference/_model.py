@@ -81,6 +81,7 @@ class InFocusModel:
         *,
         provider: str = "auto",
         threads: int | None = None,
+        shape: Sequence[int] | None = None,
         on_change: Callable[[str], None] = log.warning,
     ) -> InFocusModel:
         """Open a model.
@@ -93,6 +94,8 @@ class InFocusModel:
             "auto" takes CUDA where a session truly gets it, else what is fastest on the CPU.
         threads : int, optional
             CPU threads of one inference; by default the runtime's choice, one per core.
+        shape : (Y, X), optional
+            Of the slices to come, where that is known; others may come all the same.
         on_change : callable
             Told in one line when the device fails or its memory runs out, and what makes the
             masks instead; and again when it is back.
@@ -106,7 +109,7 @@ class InFocusModel:
         path, name = _locate(model)
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        best = open_engine(path, provider=provider, threads=threads)
+        best = open_engine(path, provider=provider, threads=threads, shape=shape)
         engine = SteadyEngine(_ways(best, path, provider, threads), on_change)
         return cls(engine, name or best.metadata.get("name") or path.stem, best.metadata)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,7 +30,7 @@ from deepfocus_live.inference._cuda import CUDA, CUDA_OPTIONS, load_libraries, w
 from deepfocus_live.inference._engine import Answer, EngineError, OutOfMemoryError
 from deepfocus_live.inference._failures import said_by, told_as_engine_errors
 from deepfocus_live.inference._session import CPU, session_options
-from deepfocus_live.model import INPUT, OUTPUTS, open_session
+from deepfocus_live.model import FREE_DIMENSIONS, INPUT, OUTPUTS, open_session
 
 __all__ = ["OnnxRuntimeEngine", "read_metadata"]
 
@@ -53,6 +53,9 @@ class OnnxRuntimeEngine:
     device : {"cpu", "cuda"}
     threads : int, optional
         CPU threads of one inference; by default one per physical core.
+    shape : (Y, X), optional
+        Of the slices to come. On the CPU a single session is made then, where otherwise a first
+        one, of any shape, only reads the file.
 
     Attributes
     ----------
@@ -68,19 +71,25 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(
-        self, path: Path, *, device: Literal["cpu", "cuda"], threads: int | None = None
+        self,
+        path: Path,
+        *,
+        device: Literal["cpu", "cuda"],
+        threads: int | None = None,
+        shape: Sequence[int] | None = None,
     ) -> None:
         self._threads = threads
         if device == "cuda":
             session = self._first_on_cuda(path)
         else:
-            session = open_session(path, session_options(threads), [CPU])
+            session = open_session(path, session_options(threads, _fixed(shape)), [CPU])
         self.provider = str(session.get_providers()[0])
         self.metadata = _metadata(session)
         self._reduction = int(self.metadata.get("reduction", 4))
-        self._dimensions = list(session.get_inputs()[0].shape)
         self._model = Path(path).read_bytes()
         self._bound: ByShape[_Bound] = ByShape()
+        if shape is not None and device == "cpu":
+            self._bound.at(tuple(shape), lambda known: _OnCpu(session, self._low(known)))
 
     def run(self, counts: NDArray[np.uint16]) -> Answer:
         """Return mask and probability of one (Y, X) slice; see `Engine.run`."""
@@ -111,7 +120,7 @@ class OnnxRuntimeEngine:
         raise InputError(f"provider 'cuda' cannot be had: {reason}")
 
     def _bind(self, shape: tuple[int, ...]) -> _Bound:
-        low = tuple(-(-side // self._reduction) for side in shape)
+        low = self._low(shape)
         if self.provider != CUDA:
             return _OnCpu(self._session(shape, [CPU]), low)
         try:
@@ -121,6 +130,10 @@ class OnnxRuntimeEngine:
         except EngineError:
             # Not every graph, driver and GPU can be captured; all can run.
             return self._bind_on_cuda(shape, low, captured=False)
+
+    def _low(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the probability's shape."""
+        return tuple(-(-side // self._reduction) for side in shape)
 
     def _bind_on_cuda(
         self, shape: tuple[int, ...], low: tuple[int, ...], *, captured: bool
@@ -139,11 +152,9 @@ class OnnxRuntimeEngine:
     def _session(self, shape: tuple[int, ...], providers: list[Any]) -> Any:
         import onnxruntime
 
-        sizes = zip(self._dimensions, (1, *shape), strict=True)
-        fixed = {name: size for name, size in sizes if isinstance(name, str)}
         return onnxruntime.InferenceSession(
             self._model,
-            session_options(self._threads, fixed),
+            session_options(self._threads, _fixed(shape)),
             providers=providers,
             enable_fallback=0,  # it would run elsewhere than it says, and print
         )
@@ -190,6 +201,10 @@ class _OnDevice:
         self._session.run_with_iobinding(self._binding)  # returns when the device is done
         mask, probability = (value.numpy()[0] for value in self._outputs)
         return mask, probability
+
+
+def _fixed(shape: Sequence[int] | None) -> dict[str, int]:
+    return {} if shape is None else dict(zip(FREE_DIMENSIONS, (1, *shape), strict=True))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,7 +19,13 @@ __all__ = ["Provider", "open_engine", "why_no_cuda"]
 Provider = Literal["auto", "cpu", "cuda", "openvino"]
 
 
-def open_engine(path: Path, *, provider: str = "auto", threads: int | None = None) -> ModelEngine:
+def open_engine(
+    path: Path,
+    *,
+    provider: str = "auto",
+    threads: int | None = None,
+    shape: Sequence[int] | None = None,
+) -> ModelEngine:
     """Open a model on the provider asked for.
 
     Parameters
@@ -30,6 +37,8 @@ def open_engine(path: Path, *, provider: str = "auto", threads: int | None = Non
         and OpenVINO on this machine. Any other is had, or refused.
     threads : int, optional
         CPU threads of one inference; by default one per physical core.
+    shape : (Y, X), optional
+        Of the slices to come, which makes opening the model cheaper.
 
     Raises
     ------
@@ -45,15 +54,15 @@ def open_engine(path: Path, *, provider: str = "auto", threads: int | None = Non
         return OpenVinoEngine(path, threads=threads)
     if provider == "auto":
         with contextlib.suppress(InputError):
-            return _fastest(path, threads)
-    return OnnxRuntimeEngine(path, device="cpu", threads=threads)
+            return _fastest(path, threads, shape)
+    return OnnxRuntimeEngine(path, device="cpu", threads=threads, shape=shape)
 
 
-def _fastest(path: Path, threads: int | None) -> ModelEngine:
+def _fastest(path: Path, threads: int | None, shape: Sequence[int] | None) -> ModelEngine:
     if why_no_cuda() is None:
         with contextlib.suppress(InputError):
             return OnnxRuntimeEngine(path, device="cuda", threads=threads)
-    return open_faster_on_cpu(path, threads=threads)
+    return open_faster_on_cpu(path, threads=threads, shape=shape)
 
 
 def _unknown(provider: str) -> InputError:

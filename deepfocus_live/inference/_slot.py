@@ -99,6 +99,7 @@ class ModelSlot:
                 candidate,
                 provider=self._provider,
                 threads=self._threads,
+                shape=shape,
                 on_change=self._on_change,
             )
             try:

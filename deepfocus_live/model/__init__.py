@@ -10,6 +10,7 @@ from deepfocus_live.model._archive import check_free
 from deepfocus_live.model._bioimageio import export_bioimageio
 from deepfocus_live.model._contract import (
     FORMAT_VERSION,
+    FREE_DIMENSIONS,
     INPUT,
     MIN_SIDE,
     OUTPUTS,
@@ -23,6 +24,7 @@ from deepfocus_live.model._version import ModelVersion, read_version, seal, veri
 
 __all__ = [
     "FORMAT_VERSION",
+    "FREE_DIMENSIONS",
     "INPUT",
     "MIN_SIDE",
     "OUTPUTS",

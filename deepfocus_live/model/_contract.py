@@ -11,6 +11,7 @@ from deepfocus_live.errors import InputError
 
 __all__ = [
     "FORMAT_VERSION",
+    "FREE_DIMENSIONS",
     "INPUT",
     "MIN_SIDE",
     "OUTPUTS",
@@ -39,6 +40,9 @@ class TensorSpec:
 
 
 INPUT = TensorSpec("z_slice", "tensor(uint16)", 3)
+FREE_DIMENSIONS = ("N", "H", "W")
+"""What the graph calls the sizes of its input that are not fixed: slices, rows, columns."""
+
 OUTPUTS = (TensorSpec("mask", "tensor(uint8)", 3), TensorSpec("probability", "tensor(uint8)", 3))
 
 

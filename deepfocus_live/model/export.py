@@ -30,7 +30,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepfocus_live.model._contract import FORMAT_VERSION, INPUT, MIN_SIDE, OUTPUTS, open_session
+from deepfocus_live.model._contract import (
+    FORMAT_VERSION,
+    FREE_DIMENSIONS,
+    INPUT,
+    MIN_SIDE,
+    OUTPUTS,
+    open_session,
+)
 from deepfocus_live.model._statistics import STATISTICS
 from deepfocus_live.model.network import Architecture, FocusNetwork
 
@@ -114,7 +121,12 @@ def trace(architecture: Architecture) -> Any:
     for parameter in network.parameters():
         nn.init.uniform_(parameter, 0.01, 0.02)
     example = torch.zeros(2, 200, 301, dtype=torch.uint16)
-    height, width = torch.export.Dim("H", min=MIN_SIDE), torch.export.Dim("W", min=MIN_SIDE)
+    slices, rows, columns = FREE_DIMENSIONS
+    dimensions = {
+        0: torch.export.Dim(slices),
+        1: torch.export.Dim(rows, min=MIN_SIDE),
+        2: torch.export.Dim(columns, min=MIN_SIDE),
+    }
     with _quiet_exporter(), tempfile.TemporaryDirectory() as folder:
         program = torch.onnx.export(
             network,
@@ -123,7 +135,7 @@ def trace(architecture: Architecture) -> Any:
             opset_version=18,
             input_names=[INPUT.name],
             output_names=[*(output.name for output in OUTPUTS), *STATISTICS],
-            dynamic_shapes={"z_slice": {0: torch.export.Dim("N"), 1: height, 2: width}},
+            dynamic_shapes={INPUT.name: dimensions},
             verbose=False,
         )
         if program is None:
