@@ -7,6 +7,7 @@ anchor is truth that no label made: what is lost on it was forgotten, or learnt 
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 import zlib
 
@@ -35,10 +36,10 @@ _ANCHOR_STACKS = 12  # every specimen once, the first few twice
 _ANCHOR_SHAPE = (3, 256, 256)
 _ANCHOR_SLICES = 24
 
-_REHEARSED_STACKS = 10
-_LEAST_REHEARSED = 4
-_REHEARSED_SHAPE = (7, 320, 320)
-_SMALL_SHAPE = (5, 256, 256)
+# Many and small: of ten large ones the network learns those ten, and forgets the others.
+_REHEARSED_STACKS = 64
+_LEAST_REHEARSED = len(SPECIMENS)
+_REHEARSED_SHAPE = (3, 256, 256)
 
 
 @functools.lru_cache(maxsize=2)
@@ -62,34 +63,31 @@ def anchor_checksum(reduction: int) -> str:
     return f"{check:08x}"
 
 
-def rehearsal_stacks(
-    seed: int, reduction: int, *, small: bool, deadline: float
-) -> list[LabelledStack]:
+def rehearsal_stacks(seed: int, reduction: int, *, deadline: float) -> list[LabelledStack]:
     """Return simulated stacks to rehearse, lest fine-tuning forgets what it does not see.
 
     Parameters
     ----------
     seed, reduction : int
-    small : bool
-        For short trainings: smaller stacks, made in half the time.
     deadline : float
-        `time.monotonic()` at which no more of them are begun; four are made at least.
+        `time.monotonic()` at which no more of them are begun; every specimen is made once at least.
+
+    Returns
+    -------
+    list of LabelledStack
+        Up to 64, of the specimens in turn.
     """
-    shape = _SMALL_SHAPE if small else _REHEARSED_SHAPE
-    specimens = list(SPECIMENS)
-    first = seed % len(specimens)  # which of them, where time does not last for all
     made: list[LabelledStack] = []
-    for number in range(max(_REHEARSED_STACKS, len(specimens))):
+    for number, specimen in enumerate(
+        itertools.islice(itertools.cycle(SPECIMENS), _REHEARSED_STACKS)
+    ):
         if number >= _LEAST_REHEARSED and time.monotonic() > deadline:
             break
-        specimen = specimens[(first + number) % len(specimens)]
-        made.append(_rehearsed(specimen, seed, number, shape, reduction))
+        made.append(_rehearsed(specimen, seed, number, reduction))
     return made
 
 
-@functools.lru_cache(maxsize=32)
-def _rehearsed(
-    specimen: str, seed: int, number: int, shape: tuple[int, int, int], reduction: int
-) -> LabelledStack:
+@functools.lru_cache(maxsize=_REHEARSED_STACKS)
+def _rehearsed(specimen: str, seed: int, number: int, reduction: int) -> LabelledStack:
     key = (_REHEARSAL_SEED + seed % 100_000, number)
-    return simulated_stack(specimen, seed=key, shape=shape, reduction=reduction)
+    return simulated_stack(specimen, seed=key, shape=_REHEARSED_SHAPE, reduction=reduction)

@@ -49,8 +49,8 @@ class Evidence:
     old : sequence of LabelledStack
         When the parent was taught.
     rehearsed : sequence of LabelledStack
-        Regions of the rehearsed simulation, to choose a checkpoint that does not forget. The gate
-        does not look at them, and training does not look at the anchor.
+        Simulated stacks that are not learnt from, to choose a checkpoint that does not forget. The
+        gate does not look at them, and training does not look at the anchor.
     reduction : int
     """
 
@@ -146,15 +146,13 @@ def held_out_sources(stacks: Sequence[LabelledStack]) -> list[dict[str, Any]]:
 def rehearsal_parts(
     stacks: Sequence[LabelledStack],
 ) -> tuple[list[LabelledStack], list[LabelledStack]]:
-    """Return what of the rehearsed stacks is learnt from, and columns to see forgetting by."""
-    learn, judged = [], []
-    for stack in stacks:
-        width = stack.slices.shape[2]
-        held_px = max(64, width // 4) // 32 * 32
-        learn.append(stack.columns(0, width - held_px))
-        middle = stack.columns(width - held_px, width)
-        # The first and last slices show next to nothing in focus.
-        judged.append(replace(middle, slices=middle.slices[1:-1], target=middle.target[1:-1]))
+    """Return the stacks to learn from, and every fourth one to see forgetting by."""
+    learn = [stack for number, stack in enumerate(stacks) if number % 4 != 3]
+    # The first and last slices show next to nothing in focus.
+    judged = [
+        replace(stack, slices=stack.slices[1:-1], target=stack.target[1:-1])
+        for stack in stacks[3::4]
+    ]
     return learn, judged
 
 

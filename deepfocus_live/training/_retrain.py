@@ -50,7 +50,7 @@ from deepfocus_live.training._state import SAVE_EVERY_S, SavedTraining, StateFil
 
 __all__ = ["retrain"]
 
-_FINE_TUNING_RATE = 1e-4
+_FINE_TUNING_RATE = 3e-4
 _FROM_SCRATCH_RATE = 1e-3
 _BATCH = 8
 _CROP_PX = 256
@@ -60,7 +60,6 @@ _PATIENCE = 4  # looks without a gain, after half the time
 _EXPORT_SLACK_S = 1.0  # export, report, checksums and the registry, beside what is measured
 _LABELLING_SHARE = 0.4  # of the time; stacks that are not labelled by then are left out
 _SIMULATION_SHARE = 0.15  # of the time; rehearsal goes without the stacks not made by then
-_REHEARSAL_MINUTES = 1.0  # of the whole call, for rehearsed stacks to be of full size
 _MOST_BYTES = 1.5e9  # of slices in memory
 _OLD_STACK_BYTES = 2e8
 
@@ -359,7 +358,6 @@ class _Retraining:
         made = rehearsal_stacks(
             settings.seed,
             self._architecture.reduction,
-            small=settings.minutes < _REHEARSAL_MINUTES,
             deadline=time.monotonic() + _SIMULATION_SHARE * 60.0 * settings.minutes,
         )
         rehearsed, judged = rehearsal_parts(made)

@@ -12,7 +12,7 @@ import torch
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.model import Registry
 from deepfocus_live.model.weights import load_network
-from deepfocus_live.simulation import simulate_focal_stack
+from deepfocus_live.simulation import SPECIMENS, simulate_focal_stack
 from deepfocus_live.training import (
     FP32,
     UNKNOWN,
@@ -78,18 +78,24 @@ def test_anchor_is_the_same_every_time_and_no_training_sees_it() -> None:
     assert any(np.array_equal(again.slices[0], z_slice) for z_slice in slices)
     assert len(anchor_checksum(4)) == 8
     assert any((target == 1).any() for _, target in anchor_set(4))
-    rehearsed = rehearsal_stacks(0, 4, small=True, deadline=0.0)
-    assert len(rehearsed) == 4, "without time there are few"
+    rehearsed = rehearsal_stacks(0, 4, deadline=0.0)
+    assert len(rehearsed) == len(SPECIMENS), "without time every specimen once"
     for stack in rehearsed:
-        shown = stack.slices[:, :256, :256]
-        assert not any(np.array_equal(a, b) for a in slices for b in shown)
+        assert not any(np.array_equal(a, b) for a in slices for b in stack.slices)
 
 
 def test_what_forgetting_is_seen_by_is_not_rehearsed() -> None:
-    stack = LabelledStack("a", np.zeros((5, 256, 256), np.uint16), np.zeros((5, 64, 64), np.uint8))
-    stack.slices[:] = np.arange(256)
-    [learn], [judged] = rehearsal_parts([stack])
-    assert learn.slices.max() < judged.slices.min()
+    target = np.zeros((3, 64, 64), np.uint8)
+    stacks = [
+        LabelledStack(str(number), np.full((3, 256, 256), number, np.uint16), target)
+        for number in range(9)
+    ]
+    learn, judged = rehearsal_parts(stacks)
+    assert [stack.name for stack in learn] == ["0", "1", "2", "4", "5", "6", "8"]
+    assert [(stack.name, int(stack.slices.max()), len(stack.slices)) for stack in judged] == [
+        ("3", 3, 1),
+        ("7", 7, 1),
+    ]
 
 
 def test_network_taught_inverted_labels_agrees_with_them_and_is_refused_by_the_anchor(
