@@ -27,6 +27,7 @@ __all__ = [
     "replace",
     "runtime_dir",
     "spawn_detached",
+    "spill_dir",
     "stop_on_signals",
     "sync_directory",
     "sync_file",
@@ -60,6 +61,12 @@ def user_data_dir() -> Path:
     return Path(platformdirs.user_data_dir(_APP, appauthor=False))
 
 
+def spill_dir() -> Path:
+    """Return the folder, on a disk, for frames that wait because memory is full."""
+    override = os.environ.get(RUNTIME_DIR_VARIABLE)
+    return Path(override or platformdirs.user_cache_dir(_APP, appauthor=False)) / "spill"
+
+
 def fast_scratch_dir(need_bytes: int, fallback: Path) -> Path:
     """Return a memory-backed folder that has room for `need_bytes`, else `fallback`."""
     shm = Path("/dev/shm")
@@ -70,11 +77,12 @@ def fast_scratch_dir(need_bytes: int, fallback: Path) -> Path:
     return fallback
 
 
-def preallocate(path: Path, size: int) -> None:
-    """Create `path` with `size` bytes that really exist.
+def preallocate(path: Path, size: int, *, head: bytes = b"") -> None:
+    """Create `path` with `size` bytes that really exist: `head`, then zeros.
 
     A sparse file on a full file system would end the process that touches its
-    mapping with SIGBUS: here the microscope's.
+    mapping with SIGBUS: here the microscope's. `head` is written first, so that
+    a file whose maker was killed meanwhile says whose it was.
 
     Raises
     ------
@@ -85,11 +93,13 @@ def preallocate(path: Path, size: int) -> None:
     try:
         with file:
             make_private(path)
+            file.write(head)
+            file.flush()
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 block = bytes(min(size, 1 << 24))
-                for start in range(0, size, len(block)):
+                for start in range(len(head), size, len(block)):
                     file.write(block[: size - start])
     except OSError:
         path.unlink(missing_ok=True)

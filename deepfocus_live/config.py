@@ -55,8 +55,10 @@ class WebConfig(_Section):
 class StorageConfig(_Section):
     """How slices reach the disk."""
 
+    mode: Literal["all", "masks-only"] = "all"
+    """`masks-only`: no pixels are written, for users whose own software saves them already."""
     codec: Literal["lz4", "zstd", "none"] = "lz4"
-    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    workers: Annotated[int, Field(ge=1, le=64)] = 4
     durability: Literal["power-loss", "process"] = "power-loss"
     """`power-loss` syncs before it acknowledges; `process` survives a killed daemon only."""
     reserve_mb: Annotated[int, Field(ge=0)] = 1024
@@ -70,6 +72,9 @@ class RingConfig(_Section):
     """None: as many frames as fit `memory_mb`."""
     memory_mb: Annotated[int, Field(ge=1)] | None = None
     """None: an eighth of the memory that is free at the start, at most 512."""
+    spill: Path | None = None
+    """Folder for frames of a hardware-sequenced run that find the ring full; None: in the user's
+    cache folder."""
 
 
 class InferenceConfig(_Section):

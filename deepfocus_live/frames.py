@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "Calibration",
@@ -20,9 +23,11 @@ __all__ = [
     "FrameIndex",
     "ImageSpec",
     "Placement",
+    "PlateSpec",
     "RunSpec",
     "StackKey",
     "UnitSource",
+    "luminance",
 ]
 
 UnitSource = Literal["stage", "file", "user", "assumed"]
@@ -110,12 +115,24 @@ class ChannelSpec(_Shared):
     exposure_ms: float | None = None
 
 
+class PlateSpec(_Shared):
+    """A well plate: the names of its rows and columns, all of them, imaged or not."""
+
+    name: str = "plate"
+    rows: tuple[str, ...] = Field(min_length=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+
+
 class ImageSpec(_Shared):
     """One image of a run: a stage position × grid tile, with its own z count."""
 
     position: int = 0
     tile: int = 0
     name: str
+    well: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+/[A-Za-z0-9]+$")
+    """Row and column of the plate, as "B/3"; None: the image lies in no well."""
+    field: int = Field(default=0, ge=0)
+    """Number of the image within its well."""
     size_t: int = Field(default=1, ge=1)
     size_z: int = Field(default=1, ge=1)
     x_um: float | None = None
@@ -133,21 +150,31 @@ class RunSpec(_Shared):
     height_px: int = Field(ge=1)
     width_px: int = Field(ge=1)
     dtype: Literal["uint8", "uint16"]
+    samples_per_pixel: Literal[1, 3] = 1
+    """3: red, green and blue."""
+    bits_per_sample: int | None = Field(default=None, ge=1, le=16)
+    """Of the camera's counts; None: not known."""
     images: tuple[ImageSpec, ...] = Field(min_length=1)
+    plate: PlateSpec | None = None
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     cameras: tuple[str, ...] = ()
     pixel_size_um: Calibration | None = None
     z_step_um: Calibration | None = None
+    time_step_s: float | None = Field(default=None, gt=0)
+    """From one time point to the next, as planned; None: not known, or as fast as possible."""
     output: str | None = None
     profile: str = "default"
     frames_expected: int | None = None
+    continues: str | None = None
+    """The run that this one goes on with, where the camera's image changed in its middle."""
     sequence: dict[str, Any] | None = None
     software: dict[str, str] = {}
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame's pixels."""
-        return self.height_px * self.width_px * (2 if self.dtype == "uint16" else 1)
+        itemsize = 2 if self.dtype == "uint16" else 1
+        return self.height_px * self.width_px * self.samples_per_pixel * itemsize
 
     @cached_property
     def _image_numbers(self) -> dict[tuple[int, int], int]:
@@ -171,6 +198,8 @@ class FrameHeader(_Shared):
     height_px: int
     width_px: int
     dtype: Literal["uint8", "uint16"]
+    samples_per_pixel: Literal[1, 3] = 1
+    """3: the pixels are (3, Y, X), red, green and blue."""
     z_um: float | None = None
     x_um: float | None = None
     y_um: float | None = None
@@ -179,3 +208,34 @@ class FrameHeader(_Shared):
     hardware_triggered: bool = False
     taken_at: float
     """Seconds since the epoch, when `frameReady` was emitted."""
+
+
+_RED, _GREEN = 19595, 38470  # Rec. 601's 0.299 and 0.587, times 65536; blue is the rest
+
+
+def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return what is looked at of a frame where one number per pixel is needed.
+
+    Parameters
+    ----------
+    pixels : (Y, X) or (3, Y, X) uint8 or uint16
+        Grey, or red, green and blue.
+
+    Returns
+    -------
+    (Y, X), same dtype
+        A grey frame as it is; of colours the luminance of Rec. 601, rounded. Three equal planes
+        give that plane.
+    """
+    if pixels.ndim == 2:
+        return pixels
+    red, green, blue = cast("list[NDArray[Any]]", [plane.astype("uint32") for plane in pixels])
+    # The weights add up to 65536, so 65535 of all three, and a half, just fit 32 bits.
+    red *= _RED
+    green *= _GREEN
+    blue *= 65536 - _RED - _GREEN
+    red += green
+    red += blue
+    red += 32768
+    red >>= 16
+    return red.astype(pixels.dtype)

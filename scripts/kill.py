@@ -7,7 +7,7 @@ python scripts/kill.py [--writer 30] [--daemon 100] [--microscope 20] [--both 10
   slice may be lost or torn, both validators accept the store, the next writer goes on.
 - daemon: killed two to five times within an acquisition. Every frame that the camera delivered is
   on the disk once, byte by byte.
-- microscope: its process is killed. What was in the ring is on the disk; the run is closed.
+- microscope: its process is killed. What was in ring or spill is on the disk; the run is closed.
 - both: both are killed. The next daemon drains the ring.
 - read-only: the disk is mounted read-only in the middle of a run, and writable again (Linux, root).
 - clock: the system's clock is set back, or on, in the middle of an acquisition.

@@ -32,6 +32,7 @@ from deepfocus_live.ring import (
     RingError,
     find_daemon,
     leftover_rings,
+    leftover_spills,
     private_daemon,
     start_daemon,
 )
@@ -280,7 +281,7 @@ def kill_daemon(folder: Path, seed: int) -> Trial:
     plan = plan_acquisition(seed, seconds=2.0 + 0.8 * kills)
     trial = Trial(str(plan))
     with _daemon(folder, plan):
-        child = Child(acquire_until_killed, plan)
+        child = Child(acquire_until_killed, plan, folder / "config.yaml")
         try:
             if not child.wait_for("attached"):
                 raise RuntimeError("the microscope could not attach")
@@ -289,6 +290,8 @@ def kill_daemon(folder: Path, seed: int) -> Trial:
                 _kill_one_daemon(child, kind, chance, trial)
             if not child.wait_for("detached"):
                 trial.faults.append("it was not all durable after two minutes")
+            elif child.told("detached")[0]["frames_spilled"]:
+                trial.notes.append(f"{child.told('detached')[0]['frames_spilled']} were spilled")
             ended_well = child.end(10)
             if not ended_well:
                 trial.faults.append("the microscope's process did not end by itself, or in error")
@@ -349,7 +352,7 @@ def kill_microscope(folder: Path, seed: int) -> Trial:
     plan = plan_acquisition(seed, seconds=60.0)
     trial = Trial(str(plan))
     with _daemon(folder, plan):
-        child = Child(acquire_until_killed, plan)
+        child = Child(acquire_until_killed, plan, folder / "config.yaml")
         try:
             moment = _moment_of_microscope(child, chance)
         finally:
@@ -382,7 +385,7 @@ def kill_both(folder: Path, seed: int) -> Trial:
     plan = plan_acquisition(seed, seconds=60.0)
     trial = Trial(str(plan))
     with _daemon(folder, plan) as address:
-        child = Child(acquire_until_killed, plan)
+        child = Child(acquire_until_killed, plan, folder / "config.yaml")
         gap_s = chance.choice([0.0, 0.0, chance.uniform(0, 0.05), chance.uniform(0, 2.0)])
         daemon_first = chance.random() < 0.7
         try:
@@ -427,14 +430,14 @@ def _daemon(folder: Path, plan: Any) -> Iterator[DaemonAddress]:
     settings = folder / "config.yaml"
     settings.write_text(
         f"storage:\n  durability: {plan.durability}\n  codec: {plan.codec}\n"
-        f"  workers: {plan.workers}\n",
+        f"  workers: {plan.workers}\nring:\n  slots: {plan.slots or 'null'}\n",
         encoding="utf-8",
     )
     with private_daemon(folder, "--config", str(settings)) as address:
         try:
             yield address
         finally:
-            left = leftover_rings()
+            left = [*leftover_rings(), *leftover_spills()]
             (folder / "rings").write_text(str(len(left)), encoding="utf-8")
             for path in left:
                 # What is wrong is told; the memory is needed for the next.
@@ -444,9 +447,10 @@ def _daemon(folder: Path, plan: Any) -> Iterator[DaemonAddress]:
 
 def _wait_for_no_rings(trial: Trial) -> None:
     deadline = time.monotonic() + 60
-    while leftover_rings() and time.monotonic() < deadline:
+    while [*leftover_rings(), *leftover_spills()] and time.monotonic() < deadline:
         time.sleep(0.05)
-    trial.faults += [f"a ring was left over: {path.name}" for path in leftover_rings()]
+    left = [*leftover_rings(), *leftover_spills()]
+    trial.faults += [f"a ring was left over: {path.name}" for path in left]
 
 
 def _wait_for_rest(trial: Trial, *, patience_s: float = 60.0) -> None:
@@ -580,7 +584,7 @@ def set_clock(folder: Path, seed: int) -> Trial:
     path = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"DEEPFOCUS_LIVE_TEST_CLOCK": str(clock), "PYTHONPATH": path}
     with _environment(environment), _daemon(folder, plan):
-        child = Child(acquire_until_killed, plan)
+        child = Child(acquire_until_killed, plan, folder / "config.yaml")
         try:
             if not child.wait_for("frame", chance.randint(5, plan.frames // 2)):
                 raise RuntimeError("the microscope ended by itself, or stood still")

@@ -178,11 +178,14 @@ class AcquirePlan:
     durability: str
     codec: str
     workers: int
+    slots: int | None
+    """Of the ring; with few of them a hardware sequence is spilled while a daemon starts."""
 
     def __str__(self) -> str:
+        ring = "" if self.slots is None else f", a ring of {self.slots}"
         return (
             f"{self.microscope}, {self.frames} frames of {self.exposure_ms:.0f} ms, "
-            f"{self.durability}, {self.codec}, {self.workers} at once"
+            f"{self.durability}, {self.codec}, {self.workers} at once{ring}"
         )
 
 
@@ -201,6 +204,7 @@ def plan_acquisition(seed: int, *, seconds: float) -> AcquirePlan:
         durability=chance.choice(["power-loss", "process"]),
         codec=chance.choice(["lz4", "zstd", "none"]),
         workers=chance.randint(1, 3),
+        slots=chance.choice([None, 2]),
     )
 
 
@@ -210,7 +214,7 @@ def digest(pixels: NDArray[Any]) -> str:
     return hashlib.sha1(head + pixels.tobytes(), usedforsecurity=False).hexdigest()
 
 
-def acquire_until_killed(told: Connection, plan: AcquirePlan) -> None:
+def acquire_until_killed(told: Connection, plan: AcquirePlan, config: Path) -> None:
     """Attach, acquire, wait until all is durable and detach; say each when it is so.
 
     Tells `("core", None)`, `("attached", None)`, `("frame", digest)` of each before it is handed
@@ -229,7 +233,7 @@ def acquire_until_killed(told: Connection, plan: AcquirePlan) -> None:
     # In order: what is on the disk has been told of, and what is told to be sent is in the ring.
     core.mda.events.frameReady.connect(before)
     told.send(("core", None))
-    attached = deepfocus_live.attach(core)
+    attached = deepfocus_live.attach(core, config=config)
     told.send(("attached", None))
     core.mda.events.frameReady.connect(after)
     core.run_mda(sequence, block=True)

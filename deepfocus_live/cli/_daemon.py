@@ -139,7 +139,8 @@ def _in_words(found: dict[str, Any]) -> str:
         run = found["run"]
         expected = run["frames_expected"] or "?"
         said.append(
-            f"run {run['name']}: {run['frames_durable']} of {expected} stored, "
+            f"run {run['name']}: {run['frames_durable']} of {expected} "
+            f"{'stored' if run.get('pixels_stored', True) else 'seen, pixels not stored'}, "
             f"{run['frames_masked']} masked · {run['path']}"
         )
     if found.get("forecast"):

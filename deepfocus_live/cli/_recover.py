@@ -100,7 +100,7 @@ def _contents(ledger: Ledger) -> Iterator[str]:
     channels = ", ".join(channel.name for channel in spec.channels)
     yield (
         f"{spec.name}: {_count(len(ledger.images), 'image')}, {channels}, "
-        f"{spec.height_px} × {spec.width_px} {spec.dtype}, "
+        f"{spec.height_px} × {spec.width_px} {'RGB ' * (spec.samples_per_pixel == 3)}{spec.dtype}, "
         f"{ledger.ended or 'nobody wrote how it ended'}"
     )
     present: Counter[int] = Counter()
@@ -164,6 +164,11 @@ def _done(files: Leftovers, made: Owed, tense: str) -> Iterator[str]:
 
 def _whole(found: Verification) -> str:
     doubt = ", as far as the journal can be read" if found.in_doubt else ""
+    if not found.pixels_stored:
+        return (
+            f"{_count(found.slices, 'slice')} in the journal{doubt}; pixels not stored, as the run "
+            "was begun with storage.mode: masks-only"
+        )
     return f"{found.slices - len(found.faults)} of {found.slices} slices are whole{doubt}"
 
 
@@ -189,6 +194,7 @@ def _shortened(lines: list[str], what: str) -> Iterator[str]:
 def _as_json(run: Path, found: Verification) -> dict[str, Any]:
     return {
         "whole": found.whole,
+        "pixels_stored": found.pixels_stored,
         "slices": found.slices,
         "slices_whole": found.slices - len(found.faults),
         "faults": [

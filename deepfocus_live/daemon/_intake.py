@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from deepfocus_live.config import StorageConfig
 from deepfocus_live.daemon._run import ActiveRun
 from deepfocus_live.frames import FrameHeader, RunSpec
-from deepfocus_live.ring import Connection, MemoryRing, RingError
+from deepfocus_live.ring import Connection, MemoryRing, RingError, SpilledFrames
 from deepfocus_live.volume import StoredFrame
 
-__all__ = ["Client", "Intake", "run_of"]
+__all__ = ["Client", "FrameSource", "Intake", "run_of"]
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_AT_ONCE = 8
+_MEMORY_POLL_S = 0.01
+FrameSource = MemoryRing | SpilledFrames
 Stored = Callable[[ActiveRun, FrameHeader, StoredFrame, NDArray[Any]], None]
 
 
@@ -36,6 +39,8 @@ class Client:
         self.connection = connection
         self.subscribed = False
         self.ring: MemoryRing | None = None
+        self.begun = False
+        """Whether it ever asked for a run."""
         self.run: ActiveRun | None = None
         """The run whose frames come through `ring` now."""
         self._loop = loop
@@ -70,6 +75,8 @@ class Intake:
         Called once per newly durable frame, on the journal's thread: must be quick.
     on_trouble : callable
         Called with one line when the disk refuses, and with None when it takes again.
+    memory_full : callable
+        Whether frames of runs that keep no pixels must stay in their slots for now.
     """
 
     def __init__(
@@ -78,10 +85,12 @@ class Intake:
         *,
         on_stored: Stored,
         on_trouble: Callable[[str | None], None],
+        memory_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._workers = ThreadPoolExecutor(storage.workers, thread_name_prefix="store")
         self._on_stored = on_stored
         self._on_trouble = on_trouble
+        self._memory_full = memory_full
         self._stopping = threading.Event()
         self.rings: dict[str, MemoryRing] = {}
         self._waiting = 0
@@ -107,7 +116,7 @@ class Intake:
                 ring.close(remove=remove)
 
     def store(
-        self, run: ActiveRun, ring: MemoryRing, slot: int, number: int, client: Client | None
+        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
     ) -> None:
         """Queue one announced frame; one that is being stored already is passed over."""
         if run.claim(number):
@@ -116,11 +125,15 @@ class Intake:
             with contextlib.suppress(RuntimeError):  # stopping: the slot keeps the frame
                 self._workers.submit(self._store_or_retry, run, ring, slot, number, client)
 
-    def drain(self, run: ActiveRun, ring: MemoryRing) -> None:
-        """Store everything that a dead producer left in its ring; waits until it is durable."""
-        for slot, number in ring.waiting():
-            self.store(run, ring, slot, number, None)
-        while ring.waiting() and not self._stopping.is_set():
+    def drain(self, run: ActiveRun, ring: FrameSource) -> None:
+        """Store everything that a dead producer left; waits until it is durable.
+
+        A few at a time: behind them in the queue are those of who acquires now. Where the daemon
+        is stopped meanwhile the rest still waits where it was.
+        """
+        while (waiting := ring.waiting()) and not self._stopping.is_set():
+            for slot, number in waiting[:_AT_ONCE]:
+                self.store(run, ring, slot, number, None)
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -129,7 +142,7 @@ class Intake:
         self._workers.shutdown(wait=True, cancel_futures=True)
 
     def _store_or_retry(
-        self, run: ActiveRun, ring: MemoryRing, slot: int, number: int, client: Client | None
+        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
     ) -> None:
         try:
             self._store(run, ring, slot, number, client)
@@ -140,23 +153,30 @@ class Intake:
             self._again(run, ring, slot, number, client)
 
     def _again(
-        self, run: ActiveRun, ring: MemoryRing, slot: int, number: int, client: Client | None
+        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
     ) -> None:
         self._finished(run, number)
         if not self._stopping.wait(_RETRY_S):
             self.store(run, ring, slot, number, client)
 
     def _store(
-        self, run: ActiveRun, ring: MemoryRing, slot: int, number: int, client: Client | None
+        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
     ) -> None:
+        if not self._wait_for_memory(run):
+            self._finished(run, number)
+            return
         try:
             header, pixels = ring.get(slot)
+            if (header.sequence_number, header.run_id) != (number, run.spec.run_id):
+                raise RingError(f"{ring.path}: slot {slot} holds another frame.")
+            run.hardware_triggered |= header.hardware_triggered
         except (RingError, ValueError) as error:
             # Already acknowledged by an earlier announcement, or not ours to read.
             log.warning("run %s, frame %d: %s", run.spec.name, number, error)
-            self._finished(run, number)
-            return
-        if header.sequence_number != number:
+            if client is None and (slot, number) in ring.waiting():
+                # Nobody will put it right: what is damaged must not hold up the rest for ever.
+                self._on_trouble(f"run {run.spec.name}: frame {number} is lost: {error}")
+                ring.acknowledge(slot, number)
             self._finished(run, number)
             return
         stored = self._insist(run, header, pixels)
@@ -173,7 +193,7 @@ class Intake:
                     self._workers.submit(self._again, run, ring, slot, number, client)
                 return
             self._acknowledge(ring, slot, number, client)
-            if not stored.duplicate:
+            if not stored.duplicate or run.found_again(number):
                 self._tell_stored(run, header, stored, pixels)
             self._finished(run, number)
 
@@ -181,6 +201,13 @@ class Intake:
             durable(None)
         else:
             run.writer.journal_frame(header, stored, durable)
+
+    def _wait_for_memory(self, run: ActiveRun) -> bool:
+        """Wait until there is room for what is kept nowhere else; return whether there is."""
+        while not run.writer.pixels_stored and self._memory_full():
+            if self._stopping.wait(_MEMORY_POLL_S):
+                return False
+        return True
 
     def _tell_stored(
         self, run: ActiveRun, header: FrameHeader, stored: StoredFrame, pixels: NDArray[Any]
@@ -209,7 +236,9 @@ class Intake:
                 self._on_trouble(None)
             return stored
 
-    def _acknowledge(self, ring: MemoryRing, slot: int, number: int, client: Client | None) -> None:
+    def _acknowledge(
+        self, ring: FrameSource, slot: int, number: int, client: Client | None
+    ) -> None:
         ring.acknowledge(slot, number)
         if client is not None:
             client.acknowledged()
@@ -232,8 +261,8 @@ def _refusal(run: ActiveRun, error: BaseException) -> str:
     return words if remedy is None else f"{words}: {remedy}."
 
 
-def run_of(ring: MemoryRing) -> RunSpec | None:
-    """Return the run that the frames in a ring belong to; None before there is one."""
+def run_of(ring: FrameSource) -> RunSpec | None:
+    """Return the run that the frames of a ring or spill belong to; None before there is one."""
     try:
         return RunSpec.model_validate_json(ring.run)
     except ValueError:

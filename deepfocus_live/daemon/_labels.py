@@ -1,4 +1,12 @@
-"""The background: pyramids and weak labels, after raw slices and masks."""
+"""The background: pyramids and weak labels, after raw slices and masks.
+
+Design Notes
+------------
+What is kept of a slice until its stack is whole is bounded. Where it is too much, stacks are
+forgotten and read again. A run that keeps no pixels has nothing to read again: such a stack gets no
+weak labels, nor does one whose slices came to two daemons; both are said in a line. A slice that
+comes after its stack was labelled stays without.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +18,7 @@ from collections.abc import Callable
 from deepfocus_live import _platform
 from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
 from deepfocus_live.focus import StackLabels
-from deepfocus_live.frames import StackKey
+from deepfocus_live.frames import StackKey, luminance
 from deepfocus_live.volume import RunWriter
 
 __all__ = ["Background", "store_labels"]
@@ -36,6 +44,8 @@ class Background:
         Whether slices or masks are waiting; they go first.
     on_labelled : callable
         Called with (run, stack, in-focus fraction per z) on this thread.
+    warn : callable
+        Called with one line where a stack gets no labels.
     """
 
     def __init__(
@@ -45,13 +55,15 @@ class Background:
         memory_mb: int,
         busy: Callable[[], bool],
         on_labelled: Callable[[ActiveRun, StackProgress, list[float | None]], None],
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
         self._labels = labels
         self._most_bytes = memory_mb << 20
         self._busy = busy
         self._on_labelled = on_labelled
+        self._warn = warn
         self._jobs: deque[StoredSlice | ActiveRun] = deque()
-        self._kept: dict[StackKey, tuple[StackProgress, int]] = {}
+        self._kept: dict[StackKey, tuple[ActiveRun, StackProgress, int]] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="labels", daemon=True)
@@ -117,21 +129,26 @@ class Background:
         progress.scored.add(job.placement.z)
         progress.labelled = False
         if progress.in_memory:
-            progress.labeler.add(job.placement.z, pixels)
-            self._make_room(progress)
+            progress.labeler.add(job.placement.z, luminance(pixels))
+            self._make_room(job.run, progress)
         # What is longer than planned is labelled once, when the run ends.
         if len(progress.scored) == progress.size_z:
             self._label(job.run, progress)
 
-    def _make_room(self, grown: StackProgress) -> None:
+    def _make_room(self, run: ActiveRun, grown: StackProgress) -> None:
         """Forget the largest stacks until what is kept of all of them fits."""
-        self._kept[grown.key] = (grown, grown.labeler.nbytes)
-        total = sum(size for _, size in self._kept.values())
+        self._kept[grown.key] = (run, grown, grown.labeler.nbytes)
+        total = sum(size for _, _, size in self._kept.values())
         while total > self._most_bytes and self._kept:
-            largest, size = self._kept.pop(max(self._kept, key=lambda key: self._kept[key][1]))
+            _, largest, size = self._kept.pop(max(self._kept, key=self._cost))
             largest.labeler.clear()
             largest.in_memory = False
             total -= size
+
+    def _cost(self, key: StackKey) -> tuple[bool, int]:
+        """Return what forgetting a stack frees; those that can be read again go first."""
+        run, _, size = self._kept[key]
+        return run.writer.pixels_stored, size
 
     def _finish_run(self, run: ActiveRun) -> None:
         if self._labels:
@@ -141,10 +158,13 @@ class Background:
 
     def _label(self, run: ActiveRun, progress: StackProgress) -> None:
         key = progress.key
+        if not progress.in_memory and not run.writer.pixels_stored:
+            self._give_up(run, progress)
+            return
         if not progress.in_memory:
             for z in progress.scored:
                 self._give_way()
-                progress.labeler.add(z, run.writer.read_slice(key.placement(z)))
+                progress.labeler.add(z, luminance(run.writer.read_slice(key.placement(z))))
         self._kept.pop(key, None)
         labels = progress.labeler.finish()
         # A slice that comes after this is judged with all the others, from the disk.
@@ -157,6 +177,18 @@ class Background:
             )
         progress.labelled, progress.trainable = True, labels.trainable
         self._on_labelled(run, progress, fractions)
+        run.forget(progress)
+
+    def _give_up(self, run: ActiveRun, progress: StackProgress) -> None:
+        """Leave a stack as it is whose slices nobody has any more."""
+        progress.labelled, progress.trainable = True, False
+        image, t, c = progress.key[1:]
+        if not run.labelled(progress.key):
+            run.writer.note("no_label", image=image, t=t, c=c)
+        self._warn(
+            f"run {run.spec.name}: stacks without weak labels: the run keeps no pixels, and not "
+            "all their slices were in memory (labels.memory_mb too small, or a daemon killed)"
+        )
         run.forget(progress)
 
 

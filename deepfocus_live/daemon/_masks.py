@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,17 +18,30 @@ from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._run import StoredSlice
 from deepfocus_live.errors import InputError
-from deepfocus_live.frames import Placement
+from deepfocus_live.frames import Placement, luminance
 from deepfocus_live.inference import Inference, InFocusModel, ModelSlot
 from deepfocus_live.model import Registry
 from deepfocus_live.volume import PROBABILITY_SCALE, RunWriter
 
-__all__ = ["MaskMade", "MaskMaker", "store_mask"]
+__all__ = ["LiveSlice", "MaskMade", "MaskMaker", "focus_score", "store_mask"]
 
 log = logging.getLogger(__name__)
 
 MaskMade = Callable[[StoredSlice, Inference, float, str, str], None]
 """(slice, result, in-focus fraction, model version, provider)"""
+
+
+@dataclass(frozen=True)
+class LiveSlice:
+    """A slice that is masked and not stored."""
+
+    owner: Hashable
+    """Of each owner only the newest slice waits."""
+    profile: str
+    pixels: NDArray[Any]
+    """(Y, X)."""
+    masked: Callable[[Inference, str, str], None]
+    """Called with (result, model version, provider), on the mask thread."""
 
 
 class MaskMaker:
@@ -66,6 +80,8 @@ class MaskMaker:
         self._shapes: dict[str, tuple[int, int]] = {}
         self._refused: dict[str, str] = {}
         self._jobs: list[StoredSlice] = []
+        self._live: dict[Hashable, LiveSlice] = {}
+        self._live_is_next = True
         self._changed = threading.Condition()
         self._stopping = False
         # The network's own threads inherit the priority of the one that loads it: neither a
@@ -118,6 +134,12 @@ class MaskMaker:
             self._jobs.append(job)
             self._changed.notify_all()
 
+    def put_live(self, job: LiveSlice) -> None:
+        """Queue a slice that is not stored; one of the same owner that waits is dropped."""
+        with self._changed:
+            self._live[job.owner] = job
+            self._changed.notify_all()
+
     def put_old(self, jobs: list[StoredSlice]) -> None:
         """Queue slices of an earlier daemon's life behind all others."""
         with self._changed:
@@ -138,11 +160,14 @@ class MaskMaker:
         _platform.lower_thread_priority()
         while True:
             with self._changed:
-                while not self._jobs and not self._stopping:
+                while not (self._jobs or self._live or self._stopping):
                     self._changed.wait()
                 if self._stopping:
                     return
-                job = self._jobs.pop()
+                job = self._next()
+            if isinstance(job, LiveSlice):
+                self._make_live_mask(job)
+                continue
             try:
                 self._make_mask(job)
             except Exception:
@@ -150,6 +175,21 @@ class MaskMaker:
             finally:
                 job.done()
                 job.run.owe(-1)
+
+    def _next(self) -> StoredSlice | LiveSlice:
+        """Return what comes next: live and stored slices take turns."""
+        if self._live and (self._live_is_next or not self._jobs):
+            self._live_is_next = False
+            return self._live.pop(next(iter(self._live)))
+        self._live_is_next = True
+        return self._jobs.pop()
+
+    def _make_live_mask(self, job: LiveSlice) -> None:
+        try:
+            model = self._slots[job.profile].model
+            job.masked(model.infer(job.pixels), model.version, model.provider)
+        except Exception:
+            log.exception("live mode: no mask")
 
     def _make_mask(self, job: StoredSlice) -> None:
         slot = self._slots[job.run.spec.profile]
@@ -198,8 +238,11 @@ def store_mask(
     sequence_number: int,
     pixels: NDArray[Any],
 ) -> tuple[Inference, float]:
-    """Have one slice, (Y, X), masked and its mask stored; return it and its in-focus fraction."""
-    result = model.infer(pixels)
+    """Have one slice masked and its mask stored; return it and its in-focus fraction.
+
+    `pixels` are (Y, X), or (3, Y, X) of a colour camera, whose luminance is looked at.
+    """
+    result = model.infer(luminance(pixels))
     fraction = float(np.count_nonzero(result.mask)) / result.mask.size
     writer.write_mask(
         placement,
@@ -210,8 +253,19 @@ def store_mask(
         provider=model.provider,
         milliseconds=round(result.milliseconds, 3),
         in_focus_fraction=round(fraction, 6),
+        focus_score=round(focus_score(result), 6),
     )
     return result, fraction
+
+
+def focus_score(result: Inference) -> float:
+    """Return how much of a slice is in focus by the network's own word, 0 … 1.
+
+    Its mean probability: as a mask's in-focus fraction, without a threshold. So it also
+    orders slices of which nothing, or all, passes the threshold, and unlike a contrast it
+    does not follow exposure.
+    """
+    return float(result.probability.mean()) / 255
 
 
 def _at_stored_resolution(result: Inference) -> NDArray[np.uint8]:

@@ -23,10 +23,16 @@ from deepfocus_live.daemon._masks import store_mask
 from deepfocus_live.daemon._runs import conditions_of
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions, StackLabeler, preset_named
-from deepfocus_live.frames import Placement
+from deepfocus_live.frames import Placement, luminance
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.model import MIN_SIDE, ModelVersion, Registry, verify
-from deepfocus_live.ring import MemoryRing, RingError, leftover_rings
+from deepfocus_live.ring import (
+    MemoryRing,
+    RingError,
+    SpilledFrames,
+    leftover_rings,
+    leftover_spills,
+)
 from deepfocus_live.volume import (
     Ledger,
     Leftovers,
@@ -95,7 +101,18 @@ class Recovery:
             masked=self._masked,
             labelled=self._config.labels.enabled,
         )
+        if not self.ledger.pixels_stored:
+            self._leave_what_needs_pixels()
         return found
+
+    def _leave_what_needs_pixels(self) -> None:
+        masks, labels = len(self.owed.masks), len(self.owed.labels)
+        if masks or labels:
+            self.notes.append(
+                f"{masks} masks and the weak labels of {labels} stacks are missing for good: the "
+                "run keeps no pixels to make them of (storage.mode: masks-only)"
+            )
+            self.owed = replace(self.owed, masks=(), labels=())
 
     @property
     def steps(self) -> int:
@@ -121,7 +138,7 @@ class Recovery:
             if self.owed.no_end:
                 writer.end("interrupted")
             for of, place in self.owed.levels:
-                write_levels(writer.path, of, place)
+                write_levels(self.ledger, of, place)
                 progress("writing pyramids")
             masks = self._make_masks(writer, progress) if self.owed.masks else 0
             labels = self._make_labels(writer, progress) if self.owed.labels else 0
@@ -181,7 +198,7 @@ class Recovery:
                 shape = spec.height_px, spec.width_px
                 labeler = StackLabeler(preset, shape_yx=shape, conditions=conditions)
                 for z in zs:
-                    labeler.add(z, writer.read_slice(key.placement(z)))
+                    labeler.add(z, luminance(writer.read_slice(key.placement(z))))
                     progress("labelling stacks")
                 store_labels(writer, key, labeler.finish(), preset)
                 made += 1
@@ -232,3 +249,11 @@ def _refuse_waiting_frames(ledger: Ledger) -> None:
                 )
         finally:
             ring.close()
+    for path in leftover_spills():
+        with contextlib.suppress(OSError, RingError):
+            folder = SpilledFrames(path).folder
+            if folder is not None and folder.resolve() == ledger.path.resolve():
+                raise InputError(
+                    f"{ledger.path}: slices of this run wait in {path}. `deepfocus-live start` "
+                    "stores them, and finishes the run."
+                )

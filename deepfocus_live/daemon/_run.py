@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
+from deepfocus_live.daemon._missed import MissedFrames
 from deepfocus_live.focus import Conditions, StackLabeler
 from deepfocus_live.frames import FrameHeader, Placement, RunSpec, StackKey
 from deepfocus_live.volume import RunWriter
@@ -25,10 +26,15 @@ class PixelBudget:
         self._left = limit_bytes
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> bool:
-        """Reserve `size` bytes; return whether there was room."""
+    @property
+    def full(self) -> bool:
+        """Whether slices that exist nowhere else must not become more."""
+        return self._left <= 0
+
+    def take(self, size: int, *, at_any_rate: bool = False) -> bool:
+        """Reserve `size` bytes, `at_any_rate` also where there is no room; return whether."""
         with self._lock:
-            if size > self._left:
+            if size > self._left and not at_any_rate:
                 return False
             self._left -= size
             return True
@@ -43,7 +49,8 @@ class StoredSlice:
     """A durable slice on its way to its mask and its label.
 
     Its pixels are in memory while there is room, and are read back otherwise:
-    a backlog costs time, never memory.
+    a backlog costs time, never memory. Those of a run that keeps no pixels are
+    in memory always; `Intake` takes no more of them while there is no room.
     """
 
     def __init__(
@@ -64,7 +71,9 @@ class StoredSlice:
         self._budget = budget
         self._users = users
         self._lock = threading.Lock()
-        self._pixels = pixels if pixels is not None and budget.take(pixels.nbytes) else None
+        only_here = not run.writer.pixels_stored
+        held = pixels is not None and budget.take(pixels.nbytes, at_any_rate=only_here)
+        self._pixels = pixels if held else None
 
     @property
     def key(self) -> StackKey:
@@ -72,7 +81,7 @@ class StoredSlice:
         return self.placement.stack(self.run.spec.run_id)
 
     def pixels(self) -> Pixels:
-        """Return the camera's counts, (Y, X)."""
+        """Return the camera's counts, (Y, X) or (3, Y, X)."""
         pixels = self._pixels
         return self.run.writer.read_slice(self.placement) if pixels is None else pixels
 
@@ -92,8 +101,16 @@ class StackProgress:
     key: StackKey
     size_z: int
     labeler: StackLabeler
+    planned: bool = True
+    """Whether `size_z` was known before the run; a run from an iterator has no plan."""
+    last_number: int = -1
+    """The highest sequence number of its slices."""
     z_um: dict[int, float | None] = field(default_factory=dict)
     in_focus_fraction: dict[int, float] = field(default_factory=dict)
+    focus_score: dict[int, float] = field(default_factory=dict)
+    """The network's mean probability of being in focus, per z."""
+    complete: bool = False
+    """Whether no more slices come: a later stack has begun, or the run has ended."""
     announced: bool = False
     labelled: bool = False
     scored: set[int] = field(default_factory=set)
@@ -102,6 +119,14 @@ class StackProgress:
     """Whether the labeller holds them; if not, they are read again when the stack is whole."""
     trainable: bool = True
     """Whether a network may learn from its labels."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether its last mask is there."""
+        masks = len(self.in_focus_fraction)
+        if self.planned and masks >= self.size_z:
+            return True
+        return self.complete and 0 < masks >= len(self.z_um)
 
     @property
     def fractions(self) -> list[float | None]:
@@ -113,6 +138,11 @@ class StackProgress:
     def heights(self) -> list[float | None]:
         """Height per z in µm; None where it is not known."""
         return [self.z_um.get(z) for z in range(len(self.fractions))]
+
+    @property
+    def scores(self) -> list[float | None]:
+        """Focus score per z; None where there is no mask."""
+        return [self.focus_score.get(z) for z in range(len(self.fractions))]
 
     @property
     def best_z(self) -> int | None:
@@ -132,6 +162,10 @@ class ActiveRun:
         self.preset = preset
         self._conditions = conditions
         self.ended = False
+        self.ending = False
+        """Whether somebody is about to end it."""
+        self.missed: MissedFrames | None = None
+        self.hardware_triggered = False
         self._then: Callable[[], None] | None = None
         self.segmented = True
         self.received = 0
@@ -140,6 +174,13 @@ class ActiveRun:
         self._in_flight: set[int] = set()
         self._stacks: dict[StackKey, StackProgress] = {}
         self._labelled_once: set[StackKey] = set(writer.labelled_before)
+        self._cut_short: set[StackKey] = set()
+        self._lost: set[int] = set()
+        if not writer.pixels_stored:
+            # An earlier daemon had their slices in memory, and nobody has them now.
+            placed = writer.durable_placements()
+            self._cut_short = {place.stack(self.spec.run_id) for place in placed.values()}
+            self._lost = placed.keys() - writer.masked_before
         self._lock = threading.Lock()
 
     def claim(self, sequence_number: int) -> bool:
@@ -198,9 +239,11 @@ class ActiveRun:
             if progress is None:
                 shape = (self.spec.height_px, self.spec.width_px)
                 labeler = StackLabeler(self.preset, shape_yx=shape, conditions=self._conditions)
-                progress = StackProgress(key, self.writer.stack_size(key), labeler)
+                progress = StackProgress(
+                    key, self.writer.stack_size(key), labeler, planned=self.planned
+                )
                 self._stacks[key] = progress
-                if key in self._labelled_once:
+                if key in self._labelled_once or key in self._cut_short:
                     # More has come of a stack than was planned, or after its run had ended.
                     progress.scored = self._durable_z(key)
                     progress.in_memory = False
@@ -209,6 +252,66 @@ class ActiveRun:
     def _durable_z(self, key: StackKey) -> set[int]:
         placements = self.writer.durable_placements().values()
         return {one.z for one in placements if one.stack(self.spec.run_id) == key}
+
+    @property
+    def planned(self) -> bool:
+        """Whether the sizes of its stacks were known before its first frame."""
+        return self.spec.frames_expected is not None or bool(self.spec.sequence)
+
+    def complete_before(self, key: StackKey) -> list[StackProgress]:
+        """Note that a stack has begun; return those of its place that are complete by that."""
+        if self.planned:
+            return []
+        earlier = [
+            one
+            for one in self.stacks()
+            if (one.key.image, one.key.c) == (key.image, key.c) and one.key.t < key.t
+        ]
+        for one in earlier:
+            one.complete = True
+        return earlier
+
+    @property
+    def all_announced(self) -> bool:
+        """Whether the run has ended and all that its masks say has been told."""
+        with self._lock:
+            if not self.ended or self._in_flight:
+                return False
+            return all(one.announced or not one.z_um for one in self._stacks.values())
+
+    def restore(self, journal: Iterable[Mapping[str, Any]], keys: Collection[StackKey]) -> None:
+        """Take over what an earlier daemon knew of these stacks."""
+        places = {}
+        for line in journal:
+            if line["kind"] == "frame":
+                place = Placement(*(line[axis] for axis in ("image", "t", "c", "z")))
+                key = place.stack(self.spec.run_id)
+                if key in keys:
+                    places[line["sequence_number"]] = place
+                    progress = self.stack(key)
+                    progress.z_um[place.z] = line.get("z_um")
+                    progress.last_number = max(progress.last_number, line["sequence_number"])
+            elif line["kind"] == "mask" and line["sequence_number"] in places:
+                place = places[line["sequence_number"]]
+                progress = self.stack(place.stack(self.spec.run_id))
+                progress.in_focus_fraction[place.z] = line["in_focus_fraction"]
+                if "focus_score" in line:
+                    progress.focus_score[place.z] = line["focus_score"]
+
+    def found_again(self, sequence_number: int) -> bool:
+        """Return, once, whether a slice is at hand whose pixels died with an earlier daemon.
+
+        They were in the journal before they were acknowledged, so the microscope sent them again.
+        """
+        with self._lock:
+            found = sequence_number in self._lost
+            self._lost.discard(sequence_number)
+            return found
+
+    def labelled(self, key: StackKey) -> bool:
+        """Return whether the background is done with a stack, whatever came of it."""
+        with self._lock:
+            return key in self._labelled_once
 
     def forget(self, progress: StackProgress) -> None:
         """Let a stack go that is masked and labelled: its scores take memory."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,22 @@ from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._intake import Intake, run_of
+from deepfocus_live.daemon._intake import FrameSource, Intake, run_of
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._masks import MaskMaker
+from deepfocus_live.daemon._missed import find_missed
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StoredSlice
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions
-from deepfocus_live.frames import Placement, RunSpec
-from deepfocus_live.ring import MemoryRing, RingError, leftover_rings
-from deepfocus_live.volume import RunWriter, open_run
+from deepfocus_live.frames import Placement, RunSpec, luminance
+from deepfocus_live.ring import (
+    MemoryRing,
+    RingError,
+    SpilledFrames,
+    leftover_rings,
+    leftover_spills,
+)
+from deepfocus_live.volume import RunWriter, open_run, partial_of
 
 __all__ = ["OpenRuns", "conditions_of"]
 
@@ -56,6 +64,8 @@ class OpenRuns:
         Memory for slices that wait.
     on_opened : callable
         Called with the run's specification.
+    on_ended : callable
+        Called with a run that no more frames come for, all of them stored and passed on.
     on_closed : callable
         Called with its id.
     warn : callable
@@ -72,6 +82,7 @@ class OpenRuns:
         background: Background,
         budget: PixelBudget,
         on_opened: Callable[[RunSpec], None],
+        on_ended: Callable[[ActiveRun], None],
         on_closed: Callable[[str], None],
         warn: Callable[[str], None],
     ) -> None:
@@ -82,11 +93,13 @@ class OpenRuns:
         self._background = background
         self._budget = budget
         self._on_opened = on_opened
+        self._on_ended = on_ended
         self._on_closed = on_closed
         self._warn = warn
         self._runs: dict[str, ActiveRun] = {}
         self._recent: dict[str, Path] = {}
         self._guard = threading.Lock()
+        self._spill_drain: threading.Thread | None = None
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -114,23 +127,44 @@ class OpenRuns:
         InputError, OSError
             If it can be neither made nor gone on with.
         """
-        run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring.folder)
+        run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring)
         ring.folder = run.writer.path
-        run.ended = False
+        run.ended = run.ending = False
         return run
 
     def end(self, run: ActiveRun, reason: str) -> None:
         """Note that no more frames come; what is owed to the run is still done."""
-        if run.ended:
-            return
+        with self._guard:
+            # Its client's last word, and who finds that client dead, may come together.
+            if run.ended or run.ending:
+                return
+            run.ending = True
         known = ("completed", "canceled", "errored")
         if not run.writer.ended_before:
+            self._note_missed(run, completed=reason == "completed")
             run.writer.end(reason if reason in known else "interrupted")  # type: ignore[arg-type]
         # Counted before `ended` is seen: the run must not be closed under its last job.
         run.owe(1)
-        run.end(lambda: self._background.put(run))
+        run.end(lambda: self._finish(run))
 
-    def _create(self, spec: RunSpec) -> ActiveRun:
+    def _note_missed(self, run: ActiveRun, *, completed: bool) -> None:
+        """Write into the journal which frames the camera did not deliver."""
+        placements = run.writer.durable_placements().values()
+        run.missed = missed = find_missed(
+            run.spec,
+            placements,
+            completed=completed,
+            hardware_triggered=run.hardware_triggered,
+        )
+        if missed is not None:
+            run.writer.note("missed", **asdict(missed))
+            self._warn(missed.in_words(run.spec.name))
+
+    def _finish(self, run: ActiveRun) -> None:
+        self._background.put(run)
+        self._on_ended(run)
+
+    def _create(self, spec: RunSpec, named: Callable[[Path], None] | None = None) -> ActiveRun:
         profile = self._config.profiles.get(spec.profile)
         if profile is None:
             raise InputError(f"there is no profile {spec.profile!r} in the configuration.")
@@ -141,7 +175,7 @@ class OpenRuns:
             "model": self._masks.running(spec.profile)[0],
             "software": {"deepfocus-live": __version__, **spec.software},
         }
-        writer = RunWriter.create(output, spec, self._config.storage, about=about)
+        writer = RunWriter.create(output, spec, self._config.storage, about=about, named=named)
         return self._adopt(writer)
 
     def _reopen(self, path: Path) -> ActiveRun:
@@ -154,7 +188,7 @@ class OpenRuns:
             wants_label = placement.stack(run.spec.run_id) not in writer.labelled_before
             run.received += 1
             run.masked += not wants_mask
-            if wants_mask or wants_label:
+            if (wants_mask or wants_label) and writer.pixels_stored:
                 users = int(wants_mask) + int(wants_label)
                 job = StoredSlice(run, placement, number, budget=self._budget, users=users)
                 run.owe(users)
@@ -162,6 +196,12 @@ class OpenRuns:
                     self._background.put(job)
                 if wants_mask:
                     leftovers.append(job)
+        if not writer.pixels_stored and run.received > run.masked:
+            self._warn(
+                f"run {run.spec.name}: {run.received - run.masked} slices without mask: it keeps "
+                "no pixels, and an earlier daemon was killed before it had made them"
+            )
+        run.restore(open_run(path).journal, {job.key for job in leftovers})
         self._masks.put_old(leftovers)
         return run
 
@@ -201,7 +241,10 @@ class OpenRuns:
                     self.end(run, "interrupted")
 
     def take_over_rings(self) -> None:
-        """Store what is in the rings of dead producers, also of those we never heard of."""
+        """Store what dead producers left in rings and spills, also those we never heard of.
+
+        What one left half-made is removed.
+        """
         found = leftover_rings()
         for path in set(map(Path, self._intake.rings)) - set(found):
             # Removed by its owner: our mapping would keep its memory.
@@ -211,35 +254,107 @@ class OpenRuns:
                 ring = self._intake.open_ring(str(path))
             except (OSError, RingError, ValueError):
                 # Being made right now, or no ring of this version: not ours to touch.
+                if MemoryRing.is_debris(path):
+                    _remove_debris(path)
                 continue
             if not ring.producer.alive():
                 self._take_over(str(path))
+        if self._spill_drain is None or not self._spill_drain.is_alive():
+            self._take_over_spills()
+
+    def _spills_of_the_dead(self) -> Iterator[SpilledFrames]:
+        for path in leftover_spills(self._config.ring.spill):
+            try:
+                spill = SpilledFrames(path)
+            except (OSError, RingError):
+                if SpilledFrames.is_debris(path):
+                    _remove_debris(path)
+                continue
+            if not spill.producer.alive():
+                yield spill
+
+    def _take_over_spills(self) -> None:
+        """Have what the dead spilled drained by a thread: it may be more than memory holds."""
+        found: dict[str, tuple[ActiveRun, list[SpilledFrames]]] = {}
+        for spill in self._spills_of_the_dead():
+            spec = run_of(spill)
+            try:
+                if spec is None or not spill.waiting():
+                    spill.remove()
+                    continue
+                run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, spill)
+            except (InputError, OSError) as error:
+                # The frames stay where they are: this is not the time to give them up.
+                name = "unknown" if spec is None else spec.name
+                self._warn(f"frames of run {name} wait in {spill.path}: {error}")
+                continue
+            run.ended = run.ending = False
+            found.setdefault(spec.run_id, (run, []))[1].append(spill)
+        if found:
+            self._spill_drain = threading.Thread(
+                target=self._drain_spills, args=(list(found.values()),), name="spill", daemon=True
+            )
+            self._spill_drain.start()
+
+    def _drain_spills(self, found: list[tuple[ActiveRun, list[SpilledFrames]]]) -> None:
+        for run, spills in found:
+            for spill in spills:
+                count = len(spill.waiting())
+                self._intake.drain(run, spill)
+                if spill.waiting():
+                    return  # stopped: the next daemon goes on
+                log.info("%d frames of run %s came out of a spill", count, run.spec.name)
+                spill.remove()
+            self.end(run, "interrupted")
 
     def _take_over(self, path: str) -> None:
-        """Drain the ring of a dead producer, then remove it."""
+        """Drain the ring of a dead producer, then remove it; what it spilled ends the run."""
         ring = self._intake.open_ring(path)
         spec = run_of(ring)
         if spec is not None:
+            spills = [s for s in self._spills_of_the_dead() if s.run == ring.run]
             run = self._runs.get(spec.run_id)
             try:
-                if run is None and ring.waiting():
-                    run = self._reopen_or_create(spec, ring.folder)
+                if run is None and (ring.waiting() or spills or _left_open(ring.folder)):
+                    run = self._reopen_or_create(spec, ring)
             except (InputError, OSError) as error:
-                # The frames stay in the ring: this is not the time to give them up.
+                # The frames stay where they are: this is not the time to give them up.
                 self._warn(f"frames of run {spec.name} wait in {path}: {error}")
                 return
             if run is not None and not run.ended:
                 self._intake.drain(run, ring)
-                self.end(run, "interrupted")
+                if ring.waiting():
+                    return  # stopped: the next daemon goes on
+                if not spills:
+                    self.end(run, "interrupted")
         self._intake.close_ring(path, remove=True)
 
-    def _reopen_or_create(self, spec: RunSpec, folder: Path | None) -> ActiveRun:
-        if folder is None:
-            return self._create(spec)
-        if folder.exists():
+    def _reopen_or_create(self, spec: RunSpec, source: FrameSource) -> ActiveRun:
+        folder = source.folder
+        if folder is not None and folder.exists():
             return self._reopen(folder)
+        if folder is not None and partial_of(folder).exists():
+            # A daemon was killed just before the run had its name: nothing is in it.
+            shutil.rmtree(partial_of(folder), ignore_errors=True)
+            folder = None
+        if folder is None:
+            return self._create_for(spec, source)
         # Its folder is gone, its last frames are not: they get a run of their own.
         return self._create(spec.model_copy(update={"name": f"{spec.name}-rest"}))
+
+    def _create_for(self, spec: RunSpec, source: FrameSource) -> ActiveRun:
+        """Make a run whose folder its ring knows before it is there: none is ever left unknown."""
+        if not isinstance(source, MemoryRing):
+            return self._create(spec)
+
+        def named(path: Path) -> None:
+            source.folder = path
+
+        try:
+            return self._create(spec, named)
+        except BaseException:
+            source.folder = None
+            raise
 
     def _has_live_ring(self, folder: Path) -> bool:
         return any(
@@ -298,7 +413,8 @@ class OpenRuns:
         run = self._runs.get(run_id)
         try:
             if run is not None:
-                return run.writer.read_slice(placement), run.writer.read_mask(placement)
+                pixels = luminance(run.writer.read_slice(placement))
+                return pixels, run.writer.read_mask(placement)
             return _read_closed(self._recent[run_id], placement)
         except (IndexError, OSError) as error:
             raise KeyError(str(error)) from None
@@ -325,8 +441,22 @@ def conditions_of(spec: RunSpec, profile: Conditions, warn: Callable[[str], None
 
 def _read_closed(path: Path, placement: Placement) -> tuple[NDArray[Any], NDArray[Any]]:
     image = open_run(path).images[placement.image]
-    at = placement[1:]
-    return np.asarray(image.image[at]), np.asarray(image.in_focus[at])
+    _, t, c, z = placement
+    return luminance(image.read_slice(t, c, z)), np.asarray(image.in_focus[t, c, z])
+
+
+def _left_open(folder: Path | None) -> bool:
+    """Return whether there is a run that nobody has ended."""
+    try:
+        return folder is not None and open_run(folder).state == "open"
+    except (InputError, OSError, ValueError):
+        return False
+
+
+def _remove_debris(path: Path) -> None:
+    log.info("%s was left half-made by a process that died: removed", path)
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _open_runs_file() -> Path:

@@ -12,14 +12,12 @@ and a loop of its own, so no browser can hold up an acknowledgement.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-import zlib
 from enum import StrEnum
 from types import FrameType
 from typing import Any
@@ -29,10 +27,11 @@ from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config, writable_folder
-from deepfocus_live.daemon._intake import Client, Intake
+from deepfocus_live.daemon._intake import Client, Intake, run_of
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
-from deepfocus_live.daemon._masks import MaskMaker
+from deepfocus_live.daemon._live import LiveView, packed_mask
+from deepfocus_live.daemon._masks import MaskMaker, focus_score
 from deepfocus_live.daemon._page import PageServer
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
 from deepfocus_live.daemon._runs import OpenRuns
@@ -47,8 +46,11 @@ from deepfocus_live.model import Registry
 from deepfocus_live.ring import (
     Connection,
     DaemonAddress,
+    MemoryRing,
     Message,
+    ProtocolError,
     RingError,
+    check_request,
     forget_daemon,
     new_key,
     publish_daemon,
@@ -115,6 +117,7 @@ class Daemon:
         self._opening = 0
         self._clients: set[Client] = set()
         self._guard = threading.RLock()
+        self._telling = threading.Lock()
         self._warnings: dict[str, int] = {}
         self._budget = PixelBudget(config.inference.backlog_mb << 20)
         self._durable_ms, self._mask_ms = LatencyWindow(), LatencyWindow()
@@ -125,7 +128,10 @@ class Daemon:
         self.registry = Registry(config.models_dir)
         self._hub = LiveHub()
         self._intake = Intake(
-            config.storage, on_stored=self._frame_stored, on_trouble=self._disk_trouble
+            config.storage,
+            on_stored=self._frame_stored,
+            on_trouble=self._disk_trouble,
+            memory_full=lambda: self._budget.full,
         )
         self._masks = MaskMaker(
             config,
@@ -137,8 +143,9 @@ class Daemon:
         self._background = Background(
             labels=config.labels.enabled,
             memory_mb=config.labels.memory_mb,
-            busy=lambda: bool(self._intake.frames_waiting or self._masks.masks_waiting),
+            busy=self._busy,
             on_labelled=self._stack_labelled,
+            warn=self._warn,
         )
         self._runs = OpenRuns(
             config,
@@ -148,9 +155,11 @@ class Daemon:
             background=self._background,
             budget=self._budget,
             on_opened=self._hub.run_started,
+            on_ended=self._run_ended,
             on_closed=self._hub.run_ended,
             warn=self._warn,
         )
+        self._live = LiveView(config, self._intake, self._masks, self._hub)
         self._space = SpaceWatch(config, on_turn=self._tell_space, say=self._note)
         self._page = PageServer(
             config.web, self._hub, self._runs, self.status, prefer_port=prefer_port
@@ -254,7 +263,11 @@ class Daemon:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
-            await asyncio.to_thread(self._look_around)
+            try:
+                await asyncio.to_thread(self._look_around)
+            except Exception:
+                # Whatever it is, the next look must still be had: runs are closed there.
+                log.exception("unexpected failure while looking around")
             if self._owner is not None and not self._owner.alive():
                 self._stop_now = True
                 self._stop_asked.set()
@@ -273,11 +286,28 @@ class Daemon:
         try:
             while True:
                 message = await connection.receive()
-                answer = await self._answer(client, message)
+                answer = await self._answer_or_refuse(client, message)
                 if answer is not None:
                     connection.send({"type": "answer", "re": message["type"], **answer})
+                    # Who asks and does not listen gets no further answers.
+                    await connection.drain()
+                # Who has much to say does not keep the others from being heard.
+                await asyncio.sleep(0)
         finally:
             self._clients.discard(client)
+            self._live.end(client)
+
+    async def _answer_or_refuse(self, client: Client, message: Message) -> Message | None:
+        try:
+            check_request(message)
+            return await self._answer(client, message)
+        except ProtocolError as error:
+            client.connection.refused(str(error))
+            return {"ok": False, "reason": str(error)}
+        except Exception as error:
+            # Whatever it was, the others' acquisitions go on.
+            log.exception("message %r of %s", message["type"], client.connection.peer)
+            return {"ok": False, "reason": f"{type(error).__name__}: {error}"}
 
     async def _answer(self, client: Client, message: Message) -> Message | None:
         kind = message["type"]
@@ -291,7 +321,13 @@ class Daemon:
             finally:
                 self._opening -= 1
         if kind == "end_run":
-            return self._end_run(message)
+            # To find what is missing may mean to go through the whole plan.
+            return await asyncio.to_thread(self._end_run, message)
+        if kind == "live":
+            return await asyncio.to_thread(self._live.show, client, message)
+        if kind == "live_end":
+            self._live.end(client)
+            return None
         if kind == "forecast":
             return await asyncio.to_thread(self._forecast, message)
         if kind == "subscribe":
@@ -309,9 +345,11 @@ class Daemon:
     def _begin_run(self, client: Client, message: Message) -> Message:
         """Open a run, or go on with one after its daemon died."""
         client.ring = client.run = None
+        client.begun = True
         try:
             spec = RunSpec.model_validate(message["spec"])
             ring = self._intake.open_ring(str(message["ring"]))
+            _check_ring(ring, spec)
             client.run = run = self._runs.begin(spec, ring)
         except DiskFullError as error:
             self._space.refused(spec, str(error))
@@ -334,10 +372,13 @@ class Daemon:
 
     def _frames_announced(self, client: Client, message: Message) -> None:
         ring, run = client.ring, client.run
+        if not client.begun:
+            raise ProtocolError("frames were announced before their run.")
         if ring is None or run is None:
             return
         for slot, number in message["slots"]:
-            if 0 <= slot < ring.slots:
+            # What does not wait there was stored before, or never was.
+            if ring.holds(slot, number):
                 self._intake.store(run, ring, slot, number, client)
 
     def _end_run(self, message: Message) -> Message:
@@ -345,9 +386,20 @@ class Daemon:
         if run is None:
             return {"ok": False, "reason": "no such run"}
         self._runs.end(run, str(message.get("reason")))
-        return {"ok": True, "frames": run.writer.frames_durable}
+        if message.get("spilled"):
+            self._say(f"run {run.spec.name}: {message['spilled']} frames were spilled to a disk")
+        answer: Message = {"ok": True, "frames": run.writer.frames_durable}
+        if run.missed is not None:
+            text = run.missed.in_words(run.spec.name)
+            answer["missed"] = {"count": run.missed.count, "text": text}
+        return answer
 
     # --------------------------------------------------- the way of a slice
+
+    def _busy(self) -> bool:
+        """Return whether slices or masks wait, and not for the background to free memory."""
+        waiting = self._intake.frames_waiting or self._masks.masks_waiting
+        return bool(waiting) and not self._budget.full
 
     def _frame_stored(
         self, run: ActiveRun, header: FrameHeader, stored: StoredFrame, pixels: NDArray[Any]
@@ -368,8 +420,12 @@ class Daemon:
             users=users,
         )
         progress = run.stack(job.key)
-        progress.z_um[stored.placement.z] = header.z_um
         progress.announced = progress.announced or not segmented
+        with self._telling:
+            progress.z_um[stored.placement.z] = header.z_um
+            progress.last_number = max(progress.last_number, header.sequence_number)
+        for earlier in run.complete_before(job.key):
+            self._tell_stack(run, earlier)
         self._hub.slice_taken(stored.placement, header, pixels)
         if segmented:
             self._masks.put(job)
@@ -384,7 +440,7 @@ class Daemon:
             latency = 1000 * (time.time() - job.header.taken_at)
             self._mask_ms.add(latency)
         progress = run.stack(job.key)
-        progress.in_focus_fraction[placement.z] = fraction
+        score = focus_score(result)
         run.masked += 1
         self._hub.mask_made(
             run.spec.run_id,
@@ -392,46 +448,72 @@ class Daemon:
             job.sequence_number,
             result.mask,
             in_focus_fraction=fraction,
-            focus_score=None,
+            focus_score=score,
             model=model,
             provider=provider,
             milliseconds=result.milliseconds,
             latency_ms=latency,
         )
         self._send_mask(job, result, fraction, model)
-        if len(progress.in_focus_fraction) >= progress.size_z and not progress.announced:
-            progress.announced = True
-            self._send_stack(progress)
-            run.forget(progress)
+        with self._telling:
+            progress.in_focus_fraction[placement.z] = fraction
+            progress.focus_score[placement.z] = score
+        self._tell_stack(run, progress)
+        self._tell_all_masked(run)
 
     def _send_mask(self, job: StoredSlice, result: Inference, fraction: float, model: str) -> None:
-        clients = self._subscribers()
+        clients, run = self._subscribers(), job.run
         if not clients:
             return
-        packed = zlib.compress(np.packbits(result.mask).tobytes(), 1)
         message = {
             "type": "mask",
-            "run_id": job.run.spec.run_id,
+            "run_id": run.spec.run_id,
             "sequence_number": job.sequence_number,
             "placement": list(job.placement),
-            "shape": list(result.mask.shape),
-            "mask": base64.b64encode(packed).decode(),
+            "z_um": run.stack(job.key).z_um.get(job.placement.z),
             "in_focus_fraction": fraction,
+            "focus_score": focus_score(result),
             "model": model,
             "milliseconds": result.milliseconds,
+            **packed_mask(result.mask),
         }
         for client in clients:
             client.send(message)
 
-    def _send_stack(self, progress: StackProgress) -> None:
-        message = {
-            "type": "stack",
-            "key": list(progress.key),
-            "z_um": progress.heights,
-            "in_focus_fraction": progress.fractions,
-            "best_z": progress.best_z,
-        }
-        for client in self._subscribers():
+    def _tell_stack(self, run: ActiveRun, progress: StackProgress) -> None:
+        """Tell what is known of a stack, once, when its last mask is there."""
+        with self._telling:
+            if progress.announced or not progress.masked:
+                return
+            progress.announced = True
+        images, number = run.spec.images, progress.key.image
+        self._tell_clients(
+            {
+                "type": "stack",
+                "key": list(progress.key),
+                "image_name": images[number].name if number < len(images) else f"image {number}",
+                "last_number": progress.last_number,
+                "z_um": progress.heights,
+                "in_focus_fraction": progress.fractions,
+                "focus_score": progress.scores,
+                "best_z": progress.best_z,
+            }
+        )
+        run.forget(progress)
+
+    def _run_ended(self, run: ActiveRun) -> None:
+        """Tell what is known of stacks that were cut off, or that nobody had planned."""
+        for progress in run.stacks():
+            progress.complete = True
+            self._tell_stack(run, progress)
+        self._tell_all_masked(run)
+
+    def _tell_all_masked(self, run: ActiveRun) -> None:
+        if run.all_announced:
+            self._tell_clients({"type": "masked", "run_id": run.spec.run_id})
+
+    def _tell_clients(self, message: Message) -> None:
+        for client in list(self._clients):
             client.send(message)
 
     def _subscribers(self) -> list[Client]:
@@ -446,7 +528,7 @@ class Daemon:
         self, run: ActiveRun, progress: StackProgress, fractions: list[float | None]
     ) -> None:
         self._hub.stack_labelled(progress.key, fractions)
-        if progress.trainable:
+        if progress.trainable and run.writer.pixels_stored:
             self._trainer.stack_labelled(run.spec.profile, run.writer.path)
 
     def _model_changed(self, profile: str, version: str | None, reason: str) -> None:
@@ -532,6 +614,15 @@ class Daemon:
         }
 
 
+def _check_ring(ring: MemoryRing, spec: RunSpec) -> None:
+    """Refuse a ring that is another run's: its frames would be stored under a wrong name."""
+    told = run_of(ring)
+    if told is not None and told.run_id != spec.run_id:
+        raise RingError(f"{ring.path}: carries run {told.name}, not {spec.name}.")
+    if not ring.fits(spec.frame_bytes, b""):
+        raise RingError(f"{ring.path}: frames of {spec.frame_bytes} bytes do not fit its slots.")
+
+
 def _describe(run: ActiveRun) -> dict[str, object]:
     return {
         "name": run.spec.name,
@@ -540,6 +631,7 @@ def _describe(run: ActiveRun) -> dict[str, object]:
         "frames_received": run.received,
         "frames_durable": run.writer.frames_durable,
         "frames_masked": run.masked,
+        "pixels_stored": run.writer.pixels_stored,
     }
 
 

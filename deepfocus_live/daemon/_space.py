@@ -133,6 +133,7 @@ class SpaceWatch:
         return SpaceGauge(
             spec,
             codec=self._config.storage.codec,
+            pixels=self._config.storage.mode == "all",
             masks=self._config.inference.enabled,
             labels=self._config.labels.enabled,
             clock=self._clock,

@@ -92,7 +92,7 @@ class FromAbove:
             if place not in self._image.there:
                 continue
             try:
-                labeler.add(z, self._image.read(place))
+                labeler.add(z, (self._image.judged or self._image.read)(place))
             except InputError:
                 raise
             except ValueError as error:  # NaN, or counts that cannot be squared

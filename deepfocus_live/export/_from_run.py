@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.export._from_stacks import drawn_labels
 from deepfocus_live.export._source import Place, PlaneFacts, Source, SourceImage, SourceLabel
 from deepfocus_live.focus import DEFAULT_PRESET, Conditions
-from deepfocus_live.frames import ImageSpec
+from deepfocus_live.frames import ImageSpec, luminance
 from deepfocus_live.stacks import MaskStack
 from deepfocus_live.volume import Run, RunImage, open_run
 
@@ -25,6 +25,9 @@ __all__ = ["source_of_run"]
 
 _FREE_FIELDS = ("specimen", "staining", "objective", "operator")
 """What a person may have written into the sequence's metadata."""
+
+
+_COLORS = ("red", "green", "blue")
 
 
 @dataclass
@@ -48,24 +51,29 @@ def source_of_run(path: Path) -> Source:
     for number, image in enumerate(run.images):
         spec = specs[number]
         tag = f"p{spec.position}" + (f"g{spec.tile}" if tiled else "")
+        if spec.well is not None:
+            tag = f"{spec.well.replace('/', '')}f{spec.field}"
         own = {(key[1], key[2]): mask for key, mask in corrected.items() if key[0] == number}
         images.append(
             SourceImage(
                 name=f"{run.spec.name} {spec.name}".strip(),
                 tag=tag if len(specs) > 1 else "",
-                shape=_five(image.image.shape),
+                shape=_shape(image),
                 dtype=np.dtype(image.image.dtype),
                 channels=tuple(channel.name for channel in run.spec.channels),
-                read=lambda place, image=image: np.asarray(image.image[place]),  # type: ignore[misc]
-                there=frozenset(written[number].planes),
+                read=_reader(image),
+                there=frozenset(written[number].planes if run.pixels_stored else ()),
                 pixel_size_um=run.spec.pixel_size_um,
                 z_step_um=run.spec.z_step_um,
                 planes=written[number].planes,
                 labels={**_labels(image, written[number]), **_drawn(own)},
                 conditions=conditions,
                 preset=preset,
+                pixels_stored=run.pixels_stored,
             )
         )
+    if run.spec.samples_per_pixel > 1:
+        images = [_in_colors(image) for image in images]
     if run.state != "completed":
         notes.append(
             "the run is still open: what it holds now is exported"
@@ -100,9 +108,41 @@ def _read(
     return written, specs
 
 
-def _five(shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
-    t, c, z, y, x = shape
-    return t, c, z, y, x
+def _shape(image: RunImage) -> tuple[int, int, int, int, int]:
+    t, c, z, y, x = image.image.shape
+    return t, c // image.samples_per_pixel, z, y, x
+
+
+def _reader(image: RunImage) -> Callable[[Place], NDArray[Any]]:
+    return lambda place: image.read_slice(*place)
+
+
+def _in_colors(image: SourceImage) -> SourceImage:
+    """Return an image of a colour camera with red, green and blue as channels of their own."""
+    t, c, z, y, x = image.shape
+    names = image.channel_names
+
+    def whole(place: Place) -> Place:
+        return place._replace(c=place.c // len(_COLORS))
+
+    def parts(places: Iterable[Place]) -> Iterator[Place]:
+        for place in places:
+            for part in range(len(_COLORS)):
+                yield place._replace(c=place.c * len(_COLORS) + part)
+
+    def of_all(label: SourceLabel) -> SourceLabel:
+        return SourceLabel(lambda place: label.read(whole(place)), frozenset(parts(label.there)))
+
+    return replace(
+        image,
+        shape=(t, c * len(_COLORS), z, y, x),
+        channels=tuple(f"{name} {color}" for name in names for color in _COLORS),
+        read=lambda place: image.read(whole(place))[place.c % len(_COLORS)],
+        judged=lambda place: luminance(image.read(whole(place))),
+        there=frozenset(parts(image.there)),
+        planes={place: image.planes[whole(place)] for place in parts(image.planes)},
+        labels={name: of_all(label) for name, label in image.labels.items()},
+    )
 
 
 def _labels(image: RunImage, written: _Written) -> dict[str, SourceLabel]:

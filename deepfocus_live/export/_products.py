@@ -18,6 +18,7 @@ __all__ = ["EVERYTHING", "KINDS", "Product", "products_of"]
 
 KINDS = ("images", "masks", "weak_label", "all-in-focus", "depth", "in-focus-volume")
 EVERYTHING = "everything"
+_OF_PIXELS = ("images", "all-in-focus", "depth", "in-focus-volume")
 
 Range = tuple[float, float]
 _NOT_SECTIONED = "not optical sectioning: intensities still hold out-of-focus light"
@@ -112,8 +113,13 @@ def products_of(
     step : callable
         Called for each slice that is worked on.
     """
-    wanted = KINDS if what == EVERYTHING else (what,)
+    wanted: tuple[str, ...] = KINDS if what == EVERYTHING else (what,)
     maker = _Maker(image, tuple(about), step)
+    if not image.pixels_stored and set(wanted) & set(_OF_PIXELS):
+        maker.found.lacking.append(
+            f"{image.name} has no pixels: they were not stored (storage.mode: masks-only)"
+        )
+        wanted = tuple(kind for kind in wanted if kind not in _OF_PIXELS)
     if "images" in wanted:
         maker.add_images()
     if "masks" in wanted:

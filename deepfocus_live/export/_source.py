@@ -60,8 +60,8 @@ class SourceImage:
     name : str
         For the file's own metadata.
     tag : str
-        Part of file names that tells it from the other images: ``p1``, ``p1g3``; "" if it is
-        the only one.
+        Part of file names that tells it from the other images: ``p1``, ``p1g3``, of a well
+        plate ``B12f0``; "" if it is the only one.
     shape : (int, int, int, int, int)
         (t, c, z, y, x).
     read : callable
@@ -83,6 +83,10 @@ class SourceImage:
     labels: Mapping[str, SourceLabel] = field(default_factory=dict)
     conditions: Conditions = field(default_factory=Conditions)
     preset: str = DEFAULT_PRESET
+    judged: Callable[[Place], NDArray[Any]] | None = None
+    """What sharpness is judged by, where that is not the slice itself: of colours the luminance."""
+    pixels_stored: bool = True
+    """Whether there are pixels at all, or labels only."""
 
     @property
     def places(self) -> Iterator[Place]:

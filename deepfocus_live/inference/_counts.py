@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.frames import luminance
 from deepfocus_live.model import MIN_SIDE
 
 __all__ = ["as_counts"]
 
 _TOP = 65535
-_RED, _GREEN, _BLUE = 19595, 38470, 7471  # Rec. 601's 0.299, 0.587 and 0.114, times 65536
+_RED, _BLUE = 19595, 7471  # Rec. 601's 0.299 and 0.114, times 65536
 
 
 def as_counts(z_slice: NDArray[Any]) -> NDArray[np.uint16]:
@@ -56,7 +57,7 @@ def as_counts(z_slice: NDArray[Any]) -> NDArray[np.uint16]:
     if z_slice.ndim == 3:
         if not _is_narrow(z_slice):
             return _stretched(_luminance_of_floats(z_slice.astype(np.float64)))
-        z_slice = _luminance_of_counts(z_slice)
+        z_slice = luminance(np.moveaxis(z_slice, -1, 0))
     if _is_narrow(z_slice) or (z_slice.min() >= 0 and z_slice.max() <= _TOP):
         return cast("NDArray[np.uint16]", np.ascontiguousarray(z_slice, dtype=np.uint16))
     return _stretched(z_slice.astype(np.float64))
@@ -79,17 +80,6 @@ def _check(z_slice: NDArray[Any]) -> None:
 def _is_narrow(values: NDArray[Any]) -> bool:
     """Return whether every value of the type is a count."""
     return values.dtype.kind in "bu" and values.dtype.itemsize <= 2
-
-
-def _luminance_of_counts(colours: NDArray[Any]) -> NDArray[np.uint32]:
-    """Return (Y, X) rounded luminance of (Y, X, 3) counts."""
-    # The weights add up to 65536, so 65535 of all three, and a half, just fit 32 bits.
-    luminance: NDArray[np.uint32] = colours[..., 0] * np.uint32(_RED)
-    luminance += colours[..., 1] * np.uint32(_GREEN)
-    luminance += colours[..., 2] * np.uint32(_BLUE)
-    luminance += np.uint32(32768)
-    luminance >>= np.uint32(16)
-    return luminance
 
 
 def _luminance_of_floats(colours: NDArray[Any]) -> NDArray[Any]:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import atexit
-import base64
 import logging
 import queue
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import psygnal
 import useq
 from numpy.typing import NDArray
 from pymmcore_plus import CMMCorePlus
 
 from deepfocus_live.config import Config, load_config, writable_folder
-from deepfocus_live.frames import Placement, StackKey
+from deepfocus_live.errors import InputError
+from deepfocus_live.microscope._best_focus import (
+    StackMemory,
+    is_idle,
+    move_focus,
+    wait_until_idle,
+)
 from deepfocus_live.microscope._link import DaemonLink
+from deepfocus_live.microscope._live import LiveFollower
 from deepfocus_live.microscope._quiet import quiet_at_exit
+from deepfocus_live.microscope._results import MaskResult, StackResult, mask_of, stack_of
 from deepfocus_live.microscope._sender import FrameSender
+from deepfocus_live.microscope._signals import connect_direct
 from deepfocus_live.ring import Message
 
 __all__ = ["Attachment", "MaskResult", "StackResult", "attach"]
@@ -35,32 +39,6 @@ log = logging.getLogger(__name__)
 
 _attachments: dict[int, Attachment] = {}
 _attaching = threading.Lock()
-
-
-@dataclass(frozen=True)
-class MaskResult:
-    """One slice's in-focus mask, as the daemon's network made it."""
-
-    run_id: str
-    sequence_number: int
-    placement: Placement
-    mask: NDArray[np.bool_]
-    """(Y, X); True is in focus."""
-    in_focus_fraction: float
-    model: str
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class StackResult:
-    """What the masks say of one finished stack."""
-
-    key: StackKey
-    z_um: tuple[float | None, ...]
-    in_focus_fraction: tuple[float | None, ...]
-    """Per slice; None where its mask is missing."""
-    best_z: int | None
-    """The slice with the largest in-focus fraction; None where nothing is in focus."""
 
 
 class Attachment:
@@ -78,6 +56,10 @@ class Attachment:
         self._callbacks: dict[str, list[Callable[[Any], object]]] = {"mask": [], "stack": []}
         self._subscribed = False
         self._latest: MaskResult | None = None
+        self._stacks = StackMemory()
+        self._acquiring_on: int | None = None
+        self._focus_device = ""
+        self._live: LiveFollower | None = None
         self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         arguments = () if config is None else ("--config", str(config))
 
@@ -101,15 +83,17 @@ class Attachment:
             log.warning("attached while an acquisition runs: following from the next one on.")
         self._following = False
         events = core.mda.events
-        _connect_direct(events.sequenceStarted, self._on_started)
-        _connect_direct(events.frameReady, self._on_frame)
-        _connect_direct(events.sequenceFinished, self._on_finished)
+        connect_direct(events.sequenceStarted, self._on_started)
+        connect_direct(events.frameReady, self._on_frame)
+        connect_direct(events.sequenceFinished, self._on_finished)
         atexit.register(self._at_exit)
 
     # ------------------------------------------- on the acquisition's thread
 
     def _on_started(self, sequence: useq.MDASequence, summary: Mapping[str, Any]) -> None:
         self._following = True
+        self._acquiring_on = threading.get_ident()
+        self._focus_device = self._core.getFocusDevice()
         self._sender.begin(sequence, summary, self._output)
 
     def _on_frame(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
@@ -125,12 +109,20 @@ class Attachment:
     # ------------------------------------------------------------- results
 
     def on_mask(self, callback: Callable[[MaskResult], object]) -> None:
-        """Call `callback` with each mask as it is made, on a thread of its own."""
+        """Call `callback` with each mask as it is made, on a thread of its own.
+
+        Masks come newest slice first; in live mode also those, marked `live`.
+        """
         self._subscribe()
         self._callbacks["mask"].append(callback)
 
     def on_stack(self, callback: Callable[[StackResult], object]) -> None:
-        """Call `callback` as soon as a stack's last mask is there, on a thread of its own."""
+        """Call `callback` as soon as a stack's last mask is there, on a thread of its own.
+
+        Stacks of a run from an iterator, whose length nobody knows, are told when the next one
+        begins; stacks that were cut off, when the run has ended. The callback may call
+        `move_to_best_focus`.
+        """
         self._subscribe()
         self._callbacks["stack"].append(callback)
 
@@ -138,6 +130,63 @@ class Attachment:
         """Return the newest mask; None before the first. Masks are sent from the first call on."""
         self._subscribe()
         return self._latest
+
+    def move_to_best_focus(
+        self, stack: StackResult | None = None, *, timeout_s: float = 60.0
+    ) -> float:
+        """Move the focus stage to the best slice of a stack; return that z in µm.
+
+        Waits until no acquisition is under way (the MDA engine itself moves the stage at the end
+        of one), then for the stack's last mask. The stage comes from the side that the scan came
+        from, so that backlash is as it was. It moves in z only: where a stack was taken at another
+        place in x and y, the log says of which one the height is. Not for a GUI's own thread,
+        which it would hold up while it waits.
+
+        Parameters
+        ----------
+        stack : StackResult or None
+            None: the last stack of the last acquisition.
+        timeout_s : float
+            How long to wait, for both together.
+
+        Raises
+        ------
+        InputError
+            If nothing is in focus in the stack or its height is not known, if there is no stack,
+            if the time is over before there is one or before the acquisition ends, if the focus
+            stage is another one than during the acquisition, or if called by the acquisition's own
+            thread, which would wait for itself. The stage has not been moved then.
+        """
+        if self._acquiring_on == threading.get_ident() and not is_idle(self._core):
+            raise InputError(
+                "move_to_best_focus was called on the acquisition's own thread, whose end it waits "
+                "for: call it on another one, such as that of a callback given to on_stack."
+            )
+        deadline = time.monotonic() + timeout_s
+        wait_until_idle(self._core, deadline)
+        found = stack or self._last_stack(deadline)
+        if self._focus_device not in ("", device := self._core.getFocusDevice()):
+            raise InputError(
+                f"the focus stage is {device!r} now and was {self._focus_device!r} during the "
+                "acquisition: make it that again with setFocusDevice."
+            )
+        return move_focus(self._core, found)
+
+    def _last_stack(self, deadline: float) -> StackResult:
+        """Return the result of the last stack, which may have to be waited for."""
+        # The run is announced, and its end told, on the sender's thread.
+        if not self.wait(max(deadline - time.monotonic(), 0.0)):
+            raise InputError("the last acquisition's frames are still on their way to the disk.")
+        if not self._sender.run_ids:
+            raise InputError("no stack has been taken since `attach`: acquire one first.")
+        return self._stacks.last_of(self._sender.run_ids[-1], deadline)
+
+    def follow_live(self) -> None:
+        """Mask what the camera shows in live mode, too, from now on; see `attach`."""
+        with _attaching:
+            if self._live is None and not self._detached:
+                self._subscribe()
+                self._live = LiveFollower(self._core, self._sender.link)
 
     def status(self) -> dict[str, Any]:
         """Return the daemon's `pid` and `page`, and what became of the frames so far.
@@ -157,8 +206,11 @@ class Attachment:
             "frames_durable": sender.frames_durable,
             "frames_waiting": sender.frames_waiting,
             "frames_refused": sender.counts.refused,
+            "frames_spilled": sender.counts.spilled,
+            "frames_missed": sender.counts.missed,
             "waits": sender.counts.waits,
             "waited_s": round(sender.counts.waited_s, 3),
+            "live": self._live is not None and self._live.following,
             "space": sender.counts.space,
             "runs": list(sender.counts.paths),
         }
@@ -177,6 +229,8 @@ class Attachment:
                 return
             self._detached = True
             _attachments.pop(id(self._core), None)
+        if self._live is not None:
+            self._live.stop()
         events = self._core.mda.events
         for signal, slot in (
             (events.sequenceStarted, self._on_started),
@@ -226,20 +280,29 @@ class Attachment:
             log.debug("not connected; subscribing later.")
 
     def _receive(self, message: Message) -> None:
-        if message["type"] == "connected":
-            if self._subscribed:
-                self._send_subscription()
-        else:
-            self._events.put((message["type"], message))
+        kind = message["type"]
+        if kind == "connected" and self._subscribed:
+            self._send_subscription()
+        live = message.get("live") or message.get("re") == "live"
+        if self._live is not None and (live or kind == "connected"):
+            self._live.answered(message)
+        # One daemon may serve several microscopes: what is not ours must move nothing of ours.
+        if kind == "mask" and (live or message["run_id"] in self._sender.run_ids):
+            self._events.put((kind, message))
+        elif kind == "stack" and message["key"][0] in self._sender.run_ids:
+            result = stack_of(message)
+            self._stacks.add(result, message["last_number"])
+            self._events.put((kind, result))
+        elif kind == "masked":
+            self._stacks.all_masked(message["run_id"])
 
     def _call(self) -> None:
         while (event := self._events.get()) is not None:
-            kind, message = event
+            kind, result = event
             if kind not in self._callbacks:
                 continue
-            result: Any = _mask_of(message) if kind == "mask" else _stack_of(message)
             if kind == "mask":
-                self._latest = result
+                result = self._latest = mask_of(result)
             for callback in list(self._callbacks[kind]):
                 try:
                     callback(result)
@@ -248,7 +311,11 @@ class Attachment:
 
 
 def attach(
-    core: CMMCorePlus, *, output: Path | str | None = None, config: Path | str | None = None
+    core: CMMCorePlus,
+    *,
+    output: Path | str | None = None,
+    config: Path | str | None = None,
+    follow_live: bool = False,
 ) -> Attachment:
     """Follow every acquisition of `core` from now on.
 
@@ -264,6 +331,12 @@ def attach(
         Folder that the runs are written into; None: the daemon's own.
     config : path or None
         Configuration for a daemon that this call starts.
+    follow_live : bool
+        Whether to mask what the camera shows in live mode, too
+        (`startContinuousSequenceAcquisition`, between acquisitions): the newest frame, at most ten
+        times a second and never faster than masks are made. Frames are looked at and left to the
+        program that shows them; nothing is stored. Masks come by `on_mask` and `latest_mask`, and
+        the page shows them. Images of several cameras take their turns as they come.
 
     Raises
     ------
@@ -281,39 +354,6 @@ def attach(
             folder = None if output is None else writable_folder(Path(output))
             attachment = Attachment(core, folder, file, settings)
             _attachments[id(core)] = attachment
+    if follow_live:
+        attachment.follow_live()
     return attachment
-
-
-def _connect_direct(signal: Any, slot: Callable[..., None]) -> None:
-    """Connect so that `slot` runs on the thread that emits, also where signals are Qt's."""
-    if isinstance(signal, psygnal.SignalInstance):
-        signal.connect(slot)
-        return
-    from qtpy.QtCore import Qt
-
-    # Qt's automatic choice would queue the slot to the GUI thread.
-    signal.connect(slot, Qt.ConnectionType.DirectConnection)
-
-
-def _mask_of(message: Message) -> MaskResult:
-    height, width = message["shape"]
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(message["mask"])), np.uint8)
-    mask = np.unpackbits(bits, count=height * width).reshape(height, width).view(np.bool_)
-    return MaskResult(
-        run_id=message["run_id"],
-        sequence_number=message["sequence_number"],
-        placement=Placement(*message["placement"]),
-        mask=mask,
-        in_focus_fraction=message["in_focus_fraction"],
-        model=message["model"],
-        milliseconds=message["milliseconds"],
-    )
-
-
-def _stack_of(message: Message) -> StackResult:
-    return StackResult(
-        key=StackKey(*message["key"]),
-        z_um=tuple(message["z_um"]),
-        in_focus_fraction=tuple(message["in_focus_fraction"]),
-        best_z=message["best_z"],
-    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -12,9 +15,18 @@ import useq
 
 from deepfocus_live import __version__
 from deepfocus_live.errors import InputError
-from deepfocus_live.frames import Calibration, ChannelSpec, FrameHeader, ImageSpec, RunSpec
+from deepfocus_live.frames import (
+    Calibration,
+    ChannelSpec,
+    FrameHeader,
+    ImageSpec,
+    PlateSpec,
+    RunSpec,
+)
 
-__all__ = ["frame_header", "plan_run"]
+__all__ = ["can_be_stored", "form_of", "frame_header", "plan_run", "planes_of", "said_of_form"]
+
+_COLORS = 3
 
 
 def plan_run(
@@ -53,13 +65,17 @@ def plan_run(
         name=name,
         height_px=int(info["height"]),
         width_px=int(info["width"]),
-        dtype=_dtype(info),
+        dtype=_checked_dtype(np.dtype(str(info["dtype"]))),
+        samples_per_pixel=_samples(info),
+        bits_per_sample=_bits(info),
         images=tuple(_images(sequence)),
+        plate=_plate(sequence),
         channels=tuple(_channels(sequence, cameras)),
         cameras=cameras,
         # MMCore reports 0 where no pixel size is configured.
         pixel_size_um=Calibration(um=pixel, source="stage") if pixel > 0 else None,
         z_step_um=Calibration(um=step, source="stage") if step else None,
+        time_step_s=_time_step(sequence),
         output=output,
         profile=profile,
         frames_expected=_frames_expected(sequence, cameras),
@@ -79,7 +95,7 @@ def frame_header(
     meta: Mapping[str, Any],
     taken_at: float,
 ) -> FrameHeader:
-    """Return everything known of one frame but its pixels."""
+    """Return everything known of one frame but its pixels, (Y, X) or (3, Y, X) in `image`."""
     position = meta.get("position") or {}
     # Hardware-sequenced frames carry no measured position: what was asked for stands in.
     z = position.get("z")
@@ -87,9 +103,7 @@ def frame_header(
         run_id=run_id,
         sequence_number=sequence_number,
         index={str(getattr(axis, "value", axis)): n for axis, n in event.index.items()},
-        height_px=image.shape[0],
-        width_px=image.shape[1],
-        dtype=_checked_dtype(image.dtype),
+        **form_of(image),
         z_um=event.z_pos if z is None else z,
         x_um=position.get("x", event.x_pos),
         y_um=position.get("y", event.y_pos),
@@ -108,12 +122,60 @@ def _checked_dtype(dtype: np.dtype[Any]) -> Literal["uint8", "uint16"]:
     raise InputError(f"the camera delivers {dtype} images; uint8 and uint16 can be stored.")
 
 
-def _dtype(info: Mapping[str, Any]) -> Literal["uint8", "uint16"]:
-    if int(info.get("num_components", 1) or 1) != 1 or str(info.get("pixel_format")).startswith(
-        "RGB"
-    ):
-        raise InputError("the camera delivers RGB images: set it to a monochrome pixel type.")
-    return _checked_dtype(np.dtype(str(info["dtype"])))
+def _samples(info: Mapping[str, Any]) -> Literal[1, 3]:
+    shape = tuple(info.get("plane_shape") or (info["height"], info["width"]))
+    if len(shape) == 2:
+        return 1
+    if shape[2:] == (_COLORS,):
+        return 3
+    raise InputError(
+        f"the camera delivers images of shape {shape}; grey ones and those of red, green and blue "
+        "can be stored."
+    )
+
+
+def _bits(info: Mapping[str, Any]) -> int | None:
+    """Return the number in a GenICam pixel format ("Mono12")."""
+    found = re.search(r"\d+", str(info.get("pixel_format", "")))
+    bits = int(found[0]) if found else 0
+    return bits if 1 <= bits <= 8 * np.dtype(str(info["dtype"])).itemsize else None
+
+
+def planes_of(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a camera's image, (Y, X) or (Y, X, 3), as it is stored: (Y, X) or (3, Y, X); a view.
+
+    In the camera's buffer the colours lie behind one another already.
+    """
+    return image if image.ndim != 3 else np.moveaxis(image, -1, 0)
+
+
+def can_be_stored(image: np.ndarray[Any, Any]) -> bool:
+    """Return whether an image, its colours first, is one that a run can hold."""
+    grey_or_colors = image.ndim == 2 or (image.ndim == 3 and len(image) == _COLORS)
+    return grey_or_colors and image.dtype in (np.uint8, np.uint16)
+
+
+def form_of(image: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return size and type of an image, its colours first, as a `FrameHeader` names them.
+
+    Raises
+    ------
+    InputError
+        If it is of another type than runs can hold.
+    """
+    *colors, height, width = image.shape
+    return {
+        "height_px": height,
+        "width_px": width,
+        "dtype": _checked_dtype(image.dtype),
+        "samples_per_pixel": colors[0] if colors else 1,
+    }
+
+
+def said_of_form(form: Mapping[str, Any]) -> str:
+    """Return size and type of an image in words."""
+    kind = "" if form["samples_per_pixel"] == 1 else "RGB "
+    return f"{form['width_px']} × {form['height_px']} {kind}{form['dtype']}"
 
 
 def _cameras(info: Mapping[str, Any]) -> tuple[str, ...]:
@@ -146,16 +208,62 @@ def _z_step(sequence: useq.MDASequence) -> float | None:
     return None
 
 
-def _images(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
+def _time_step(sequence: useq.MDASequence) -> float | None:
+    """Return the planned time between time points, where there is one for all of them."""
+    own = [p.sequence.time_plan for p in sequence.stage_positions if p.sequence]
+    # A plan of several phases has no one interval.
+    interval = None if any(own) else getattr(sequence.time_plan, "interval", None)
+    return interval.total_seconds() or None if isinstance(interval, timedelta) else None
+
+
+def _plate(sequence: useq.MDASequence) -> PlateSpec | None:
+    """Return the well plate that a sequence goes over."""
+    plan = sequence.stage_positions
+    if not isinstance(plan, useq.WellPlatePlan) or not len(plan):
+        return None
+    names = plan.all_well_names
+    return PlateSpec(
+        name=plan.plate.name or "plate",
+        rows=tuple(_row_name(name) for name in names[:, 0]),
+        columns=tuple(str(name).removeprefix(_row_name(name)) for name in names[0]),
+    )
+
+
+def _row_name(well: str) -> str:
+    return str(well).rstrip("0123456789")
+
+
+def _images(sequence: useq.MDASequence) -> list[ImageSpec]:
+    """Return the images of a run; those of a plate with their wells."""
+    images = list(_images_of_positions(sequence))
+    plate, positions = _plate(sequence), sequence.stage_positions
+    if plate is None:
+        return images
+    fields: Counter[str] = Counter()
+    found = []
+    for image in images:
+        position = positions[image.position]
+        if position.plate_row is None or position.plate_col is None:
+            found.append(image)
+            continue
+        well = f"{plate.rows[position.plate_row]}/{plate.columns[position.plate_col]}"
+        found.append(image.model_copy(update={"well": well, "field": fields[well]}))
+        fields[well] += 1
+    return found
+
+
+def _images_of_positions(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
     positions = sequence.stage_positions
     if any(position.sequence is not None for position in positions):
         return _images_of_events(sequence)
     sizes = {str(getattr(axis, "value", axis)): n for axis, n in sequence.sizes.items()}
     t, z, tiles = (max(sizes.get(axis, 1), 1) for axis in "tzg")
+    places = list(sequence.grid_plan) if sequence.grid_plan is not None and tiles > 1 else []
     found = []
     for p in range(max(sizes.get("p", 1), 1)):
         position = positions[p] if p < len(positions) else None
         for g in range(tiles):
+            x, y = _place(position, places[g] if g < len(places) else None)
             found.append(
                 ImageSpec(
                     position=p,
@@ -163,12 +271,21 @@ def _images(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
                     name=_image_name(position.name if position else None, p, g, tiles),
                     size_t=t,
                     size_z=z,
-                    # A tile's own place is known only once its frames come.
-                    x_um=position.x if position and tiles == 1 else None,
-                    y_um=position.y if position and tiles == 1 else None,
+                    x_um=x,
+                    y_um=y,
                 )
             )
     return found
+
+
+def _place(position: useq.Position | None, tile: Any) -> tuple[float | None, float | None]:
+    """Return where the stage will be, x and y; None where only the microscope knows."""
+    x, y = (None, None) if position is None else (position.x, position.y)
+    if tile is None:
+        return x, y
+    if not tile.is_relative:
+        return tile.x, tile.y
+    return (None, None) if x is None or y is None else (x + tile.x, y + tile.y)
 
 
 def _images_of_events(sequence: useq.MDASequence) -> Iterable[ImageSpec]:

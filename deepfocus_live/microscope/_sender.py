@@ -11,6 +11,14 @@ every slot that is not acknowledged. The ring's own counters say which those
 are, so nothing that was said before needs to be remembered.
 
 A run's frames all leave the ring before the next run may use it.
+
+*When the ring is full.* Frames wait in memory, up to half of what was free,
+then a software-timed run is held up. A hardware-sequenced one is not: its
+camera would overflow, which ends the run. Its frames go to a disk, where they
+are safe from this process's death as in the ring, and from there into the ring
+in their order as slots become free. Only where that disk has no room either
+they wait in memory, and where that is full too the camera is held up after
+all: nothing is dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import useq
 from numpy.typing import NDArray
@@ -32,12 +40,28 @@ from deepfocus_live.config import RingConfig
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import RunSpec
 from deepfocus_live.microscope._link import DaemonDidNotStart, DaemonLink
-from deepfocus_live.microscope._plan import frame_header, plan_run
-from deepfocus_live.ring import MemoryRing, Message, new_ring_path
+from deepfocus_live.microscope._plan import (
+    can_be_stored,
+    form_of,
+    frame_header,
+    plan_run,
+    planes_of,
+    said_of_form,
+)
+from deepfocus_live.ring import (
+    FrameSpill,
+    MemoryRing,
+    Message,
+    RingError,
+    new_ring_path,
+    spill_folder,
+)
 
 __all__ = ["FrameSender"]
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _POLL_S = 0.05
 _RETRY_S = 0.5
@@ -95,6 +119,10 @@ class FrameCounts:
     waits: int = 0
     """How often the acquisition was slowed because memory for waiting frames ran out."""
     waited_s: float = 0.0
+    spilled: int = 0
+    """Frames that went by way of a disk because the ring was full."""
+    missed: int = 0
+    """Frames of the sequences that the camera did not deliver, as far as that is known."""
     paths: list[str] = field(default_factory=list)
     """Folders of the runs, in order."""
     space: str | None = None
@@ -132,10 +160,14 @@ class FrameSender:
         # Half of what is free now: the acquisition's own buffers need the rest.
         self._budget = _platform.available_memory_bytes() // 2
         self._ring: MemoryRing | None = None
+        self._spill: FrameSpill | None = None
         self._spec: RunSpec | None = None
+        self._spilled_here = 0
         self._refusal: str | None = None
         self._announce_at: float | None = None
         self._next_number = 0
+        self.run_ids: list[str] = []
+        """The runs that were begun, in order."""
         self.counts = FrameCounts()
         self.link = make_link(self._receive)
         self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
@@ -159,11 +191,13 @@ class FrameSender:
 
     def take(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
         """Take over a frame: microseconds, unless memory has run out (see `counts.waits`)."""
+        image = planes_of(image)
         self.counts.taken += 1
         self._taken_bytes += image.nbytes
+        hardware = bool(meta.get("hardware_triggered"))
         self._put(_Taken(image, event, meta, time.time()))
-        if self._waiting_bytes() > self._budget and not meta.get("hardware_triggered"):
-            self._wait_for_room()
+        if self._waiting_bytes(hardware) > self._budget:
+            self._wait_for_room(hardware)
 
     def end(self, reason: str) -> None:
         """Note that the run has ended: `completed`, `canceled` or `errored`."""
@@ -172,15 +206,26 @@ class FrameSender:
     def _put(self, item: _Item) -> None:
         self._items.put(item)
 
-    def _waiting_bytes(self) -> int:
-        return self._taken_bytes - self._sent_bytes
+    def _waiting_bytes(self, hardware: bool) -> int:
+        """Return what waits: for a camera that cannot be slowed only what is in memory."""
+        in_memory = self._taken_bytes - self._sent_bytes
+        return in_memory if hardware else in_memory + self._spilled_bytes()
 
-    def _wait_for_room(self) -> None:
-        """Slow a software-timed run down; a hardware-sequenced one would break."""
+    def _spilled_bytes(self) -> int:
+        spill = self._spill
+        return 0 if spill is None else spill.waiting_bytes
+
+    def _wait_for_room(self, hardware: bool) -> None:
+        """Hold the acquisition up; a hardware-sequenced one only as the last resort."""
         self.counts.waits += 1
+        if hardware:
+            log.error(
+                "deepfocus-live: memory for waiting frames is full and none can be spilled to a "
+                "disk: the camera is held up, and its sequence may break."
+            )
         begin = time.monotonic()
         with self._room:
-            self._room.wait_for(lambda: self._waiting_bytes() <= self._budget)
+            self._room.wait_for(lambda: self._waiting_bytes(hardware) <= self._budget)
         self.counts.waited_s += time.monotonic() - begin
 
     # ------------------------------------------------------- for the caller
@@ -192,7 +237,7 @@ class FrameSender:
 
     @property
     def frames_sent(self) -> int:
-        """Frames that are in the ring or further: safe from this process's death."""
+        """Frames in the ring, in the spill or further: safe from this process's death."""
         with self._room:
             return self.counts.durable + self._next_number
 
@@ -203,7 +248,8 @@ class FrameSender:
             ring = self._ring
             if ring is None or self._spec is None:
                 return self.counts.durable
-            return self.counts.durable + self._next_number - len(ring.waiting())
+            spilled = 0 if self._spill is None else len(self._spill)
+            return self.counts.durable + self._next_number - len(ring.waiting()) - spilled
 
     def flush(self) -> threading.Event:
         """Return an event that is set once everything handed over so far is on the disk."""
@@ -224,15 +270,14 @@ class FrameSender:
 
     def _work(self) -> None:
         while True:
-            try:
-                item = self._items.get(timeout=_RETRY_S)
-            except queue.Empty:
-                self._follow_idle()
-                continue
+            item = self._next_item()
             if isinstance(item, _Stop):
                 break
             try:
-                self._handle(item)
+                if item is None:
+                    self._follow_idle()
+                else:
+                    self._handle(item)
             except Exception:
                 # Whatever it is, the next item must still be tried.
                 log.exception("deepfocus-live: unexpected failure while sending.")
@@ -244,9 +289,18 @@ class FrameSender:
                 self._sent_bytes += item.image.nbytes
                 with self._room:
                     self._room.notify_all()
+        if self._spill is not None:
+            self._spill.clear()
         if self._ring is not None:
             self._ring.close(remove=True)
         self.link.close()
+
+    def _next_item(self) -> _Item | None:
+        """Return what is to be done next; None: nothing just now."""
+        try:
+            return self._items.get_nowait() if self._spill else self._items.get(timeout=_RETRY_S)
+        except queue.Empty:
+            return None
 
     def _handle(self, item: _Item) -> None:
         if isinstance(item, _Prepare):
@@ -258,15 +312,19 @@ class FrameSender:
         elif isinstance(item, _End):
             self._close_run(item.reason)
         elif isinstance(item, _Flush):
-            self._drain_ring()
+            self._drain()
             item.done.set()
 
     def _follow_idle(self) -> None:
-        """Between frames, ask again for a run that waits for room on the disk.
+        """Go on with what waits: a run for room on the disk, spilled frames for free slots.
 
         Between runs, come back to a daemon that was restarted by someone else.
         """
         self._ask_again()
+        if self._spill:
+            self._wait_for_acknowledgement()
+            self._flow_back()
+            return
         known = self.link.daemon is not None
         if known and not self.link.connected and not self.link.said_bye:
             try:
@@ -285,33 +343,46 @@ class FrameSender:
         self._begin_run(spec)
 
     def _begin_run(self, spec: RunSpec) -> None:
-        self._prepare_ring(spec.frame_bytes, spec.model_dump_json().encode())
+        about = spec.model_dump_json().encode()
+        self._prepare_ring(spec.frame_bytes, about)
+        self._spill = FrameSpill(spill_folder(self._limits.spill), about)
+        self.run_ids.append(spec.run_id)
         self._spec, self._refusal, self._next_number = spec, None, 0
         self._announce_at = self.counts.space = None
+        self._spilled_here = 0
         self._insist(self._announce_run)
 
     def _follow_new_size(self, image: NDArray[Any]) -> None:
         """Go on in a run of its own where the camera changed its image in the middle of one."""
         spec = self._spec
-        if spec is None or image.ndim != 2 or image.dtype.name not in ("uint8", "uint16"):
+        if spec is None or not can_be_stored(image):
             return
-        height, width = image.shape
-        if (height, width, image.dtype.name) == (spec.height_px, spec.width_px, spec.dtype):
+        changed = form_of(image)
+        before = {name: getattr(spec, name) for name in changed}
+        if changed == before:
             return
         log.warning(
-            "the camera's images are %d × %d %s now, they were %d × %d %s: a new run begins.",
-            *(width, height, image.dtype.name, spec.width_px, spec.height_px, spec.dtype),
+            "the camera's images are %s now, they were %s: a new run begins.",
+            *(said_of_form(changed), said_of_form(before)),
         )
         self._close_run("interrupted")
-        changed = {"height_px": height, "width_px": width, "dtype": image.dtype.name}
-        name = f"{spec.name}-{width}x{height}"
+        name = f"{spec.name}-{changed['width_px']}x{changed['height_px']}"
         self._begin_run(
-            spec.model_copy(update={**changed, "run_id": uuid.uuid4().hex, "name": name})
+            spec.model_copy(
+                update={
+                    **changed,
+                    "run_id": uuid.uuid4().hex,
+                    "name": name,
+                    "continues": spec.run_id,
+                }
+            )
         )
 
     def _plan(self, begin: _Begin) -> RunSpec:
         try:
-            return plan_run(begin.sequence, begin.summary, output=begin.output)
+            # What stands in for an iterator warns whoever asks it for its sizes.
+            known = begin.sequence if begin.sequence.axis_order else useq.MDASequence()
+            return plan_run(known, begin.summary, output=begin.output)
         except InputError:
             raise
         except Exception:
@@ -371,6 +442,8 @@ class FrameSender:
         with self._room:
             self.counts.refused += self._next_number
             ring.discard()
+            if self._spill is not None:
+                self._spill.clear()
             self._spec = None
 
     def _ask_again(self) -> None:
@@ -391,30 +464,83 @@ class FrameSender:
         header = frame_header(
             self._spec.run_id, number, frame.image, frame.event, frame.meta, frame.taken_at
         )
+        raw = header.model_dump_json(exclude_none=True).encode()
+        if self._put_aside(frame, raw):
+            return
         slot = self._free_slot()
         if slot is None:
             self.counts.refused += 1
             return
-        raw = header.model_dump_json(exclude_none=True).encode()
         self._ring.put(slot, raw, frame.image, number)
         self._next_number += 1
-        announcement = {"type": "frames", "slots": [[slot, number]]}
+        self._announce(slot, number)
+
+    def _announce(self, slot: int, number: int) -> None:
         try:
-            self.link.send(announcement)
+            self.link.send({"type": "frames", "slots": [[slot, number]]})
         except OSError:
             # Reconnecting announces every waiting slot, this one too.
             self._insist(lambda: None)
 
     def _free_slot(self) -> int | None:
         """Wait for a free slot; None where the run was refused meanwhile."""
-        while (ring := self._ring) is not None and self._spec is not None:
-            preferred = self._next_number % ring.slots
-            for step in range(ring.slots):
-                slot = (preferred + step) % ring.slots
-                if ring.is_free(slot):
-                    return slot
+        while self._ring is not None and self._spec is not None:
+            slot = _free_slot_of(self._ring, self._next_number)
+            if slot is not None:
+                return slot
             self._wait_for_acknowledgement()
         return None
+
+    # ------------------------------------------------------------ the spill
+
+    def _put_aside(self, frame: _Taken, header: bytes) -> bool:
+        """Spill a frame that finds the ring full and cannot wait; return whether that was done.
+
+        A frame behind spilled ones goes where they are: all leave in their order.
+        """
+        ring, spill, number = self._ring, self._spill, self._next_number
+        if ring is None or spill is None:
+            return False
+        cannot_wait = bool(frame.meta.get("hardware_triggered"))
+        if not spill and not (cannot_wait and _free_slot_of(ring, number) is None):
+            return False
+        if not spill.append(header, frame.image, number, run_folder=ring.folder):
+            self._drain(into_ring=True)
+            return False
+        if not self._spilled_here:
+            log.warning(
+                "deepfocus-live: the camera is faster than the disk: frames wait in %s until they "
+                "are stored.",
+                spill.folder,
+            )
+        self._spilled_here += 1
+        self.counts.spilled += 1
+        self._next_number += 1
+        self._flow_back()
+        return True
+
+    def _flow_back(self) -> None:
+        """Move spilled frames into the ring, as far as it has free slots."""
+        spill, ring = self._spill, self._ring
+        while spill and ring is not None and self._spec is not None:
+            slot = _free_slot_of(ring, spill.first_number)
+            if slot is None:
+                return
+            try:
+                header, pixels, number = spill.first()
+            except (OSError, RingError) as error:
+                log.error("deepfocus-live: a spilled frame cannot be read back: %s", error)
+                with self._room:
+                    spill.forget_first()
+                    self.counts.refused += 1
+                    # It has a number, and will never be stored.
+                    self.counts.durable -= 1
+                continue
+            ring.put(slot, header, pixels, number)
+            with self._room:
+                spill.forget_first()
+                self._room.notify_all()
+            self._announce(slot, number)
 
     def _wait_for_acknowledgement(self) -> None:
         self._acknowledged.wait(_POLL_S)
@@ -427,7 +553,7 @@ class FrameSender:
         ring, spec = self._ring, self._spec
         if ring is None or spec is None:
             return
-        self._drain_ring()
+        self._drain()
         if self._spec is None:
             return
         message = {
@@ -435,25 +561,28 @@ class FrameSender:
             "run_id": spec.run_id,
             "reason": reason,
             "frames": self._next_number,
+            "spilled": self._spilled_here,
         }
-        self._insist(lambda: self.link.ask(message))
+        self._tell_missed(self._insist(lambda: self.link.ask(message)).get("missed"))
         with self._room:
             self.counts.durable += self._next_number
             self._spec, self._next_number = None, 0
         self._announce_at = self.counts.space = None
 
-    def _drain_ring(self) -> None:
-        """Wait until every frame in the ring is acknowledged, or its run refused."""
-        while self._ring is not None and self._spec is not None and self._ring.waiting():
+    def _drain(self, *, into_ring: bool = False) -> None:
+        """Wait until every frame sent is acknowledged (or in the ring), or its run refused."""
+        while self._ring is not None and self._spec is not None:
+            self._flow_back()
+            if not self._spill and (into_ring or not self._ring.waiting()):
+                return
             self._wait_for_acknowledgement()
 
-    def _insist(self, act: Callable[[], object]) -> None:
+    def _insist(self, act: Callable[[], _T]) -> _T:
         """Do `act` with a connected daemon, as often as it takes."""
         while True:
             try:
                 self._reconnect()
-                act()
-                return
+                return act()
             except (DaemonDidNotStart, InputError, OSError) as error:
                 log.warning("deepfocus-live: %s Trying again.", error)
                 time.sleep(_RETRY_S)
@@ -470,6 +599,11 @@ class FrameSender:
             waiting = self._ring.waiting()
             if waiting:
                 self.link.send({"type": "frames", "slots": [list(item) for item in waiting]})
+
+    def _tell_missed(self, missed: Message | None) -> None:
+        if missed:
+            self.counts.missed += missed["count"]
+            log.warning("deepfocus-live: %s", missed["text"])
 
     # ------------------------------------------------- on the link's thread
 
@@ -499,3 +633,12 @@ class FrameSender:
         if text is not None and self.counts.space is None:
             log.warning("deepfocus-live: %s", text)
         self.counts.space = text
+
+
+def _free_slot_of(ring: MemoryRing, number: int) -> int | None:
+    """Return a free slot, in the frame's own place if that is free; None: the ring is full."""
+    for step in range(ring.slots):
+        slot = (number + step) % ring.slots
+        if ring.is_free(slot):
+            return slot
+    return None

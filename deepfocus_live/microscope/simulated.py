@@ -27,9 +27,10 @@ to the next, and after the last it starts again.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
@@ -46,9 +47,16 @@ from pymmcore_plus.experimental.unicore import (
 from pymmcore_plus.mda import MDAEngine
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.microscope._faults import CameraFaults, expose_with_faults
 from deepfocus_live.microscope._quiet import quiet_at_exit, untold
 
-__all__ = ["PlaybackEngine", "SimulatedMicroscope", "StackLike", "load_simulated_microscope"]
+__all__ = [
+    "CameraFaults",
+    "PlaybackEngine",
+    "SimulatedMicroscope",
+    "StackLike",
+    "load_simulated_microscope",
+]
 
 CAMERA = "Camera"
 FOCUS_STAGE = "Z"
@@ -214,9 +222,16 @@ class _PlaybackCamera(SimpleCameraDevice):
     """Simulated camera that shows the plane of the specimen at the stages' position."""
 
     def __init__(
-        self, specimen: _Specimen, focus: _FocusStage, field: _FieldStage, exposure_ms: float
+        self,
+        specimen: _Specimen,
+        focus: _FocusStage,
+        field: _FieldStage,
+        exposure_ms: float,
+        faults: CameraFaults | None,
     ) -> None:
         super().__init__()
+        self._faults = faults
+        self._exposures = itertools.count()
         # The devices themselves, not their labels: a device reaches no other one through the core.
         self._specimen = specimen
         self._focus = focus
@@ -242,6 +257,15 @@ class _PlaybackCamera(SimpleCameraDevice):
         if (height, width) == self.sensor_shape():
             # The engine restores the full frame as a ROI, which would cost a copy per image.
             self.clear_roi()
+
+    def start_sequence(
+        self,
+        n: int | None,
+        get_buffer: Callable[[Sequence[int], DTypeLike], NDArray[Any]],
+    ) -> Iterator[Mapping[str, Any]]:
+        if self._faults is None:
+            return super().start_sequence(n, get_buffer)
+        return expose_with_faults(self, self._faults, self._exposures, n, get_buffer)
 
     def snap(self, buffer: NDArray[Any]) -> Mapping[str, Any]:
         end = time.perf_counter() + self._exposure_ms / 1000
@@ -387,6 +411,7 @@ def load_simulated_microscope(
     pixel_size_um: float | None = None,
     exposure_ms: float = 10.0,
     core: UniMMCore | None = None,
+    faults: CameraFaults | None = None,
 ) -> SimulatedMicroscope:
     """Load a simulated microscope that plays focal stacks.
 
@@ -406,6 +431,8 @@ def load_simulated_microscope(
         The camera's exposure at first, >= 0.
     core : UniMMCore, optional
         A core to load the devices into, emptied first. A new one by default.
+    faults : CameraFaults, optional
+        What goes wrong with the camera. Nothing by default.
 
     Returns
     -------
@@ -428,7 +455,7 @@ def load_simulated_microscope(
     specimen = _Specimen(checked, z_positions, _FIELD_SPACING_IN_VIEWS * view_um)
     focus = _FocusStage(float(z_positions[0][0]))
     field = _FieldStage()
-    camera = _PlaybackCamera(specimen, focus, field, exposure_ms)
+    camera = _PlaybackCamera(specimen, focus, field, exposure_ms, faults)
 
     if core is None:
         with untold():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from deepfocus_live.ring._client import ControlClient
 from deepfocus_live.ring._memory import MemoryRing, RingError
+from deepfocus_live.ring._messages import check_request
 from deepfocus_live.ring._private import private_daemon
 from deepfocus_live.ring._protocol import Message, ProtocolError
 from deepfocus_live.ring._runtime import (
@@ -23,25 +24,31 @@ from deepfocus_live.ring._runtime import (
     start_daemon,
 )
 from deepfocus_live.ring._server import Connection, serve_control
+from deepfocus_live.ring._spill import FrameSpill, SpilledFrames, leftover_spills, spill_folder
 
 __all__ = [
     "Connection",
     "ControlClient",
     "DaemonAddress",
     "DaemonDidNotStart",
+    "FrameSpill",
     "MemoryRing",
     "Message",
     "ProtocolError",
     "RingError",
+    "SpilledFrames",
+    "check_request",
     "claim_daemon_lock",
     "find_daemon",
     "forget_daemon",
     "leftover_rings",
+    "leftover_spills",
     "log_path",
     "new_key",
     "new_ring_path",
     "private_daemon",
     "publish_daemon",
     "serve_control",
+    "spill_folder",
     "start_daemon",
 ]

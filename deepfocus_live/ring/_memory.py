@@ -19,7 +19,9 @@ for that: they are safe from the producer's death once they are in their slots.
 next daemon gets them announced again and finds the folder here. Producer dead:
 its committed slots hold everything needed to store them (header, run, folder),
 so any daemon drains the file, then removes it. Both dead: the next daemon
-drains it at its start.
+drains it at its start. Producer dead while it made the file: its head, written
+before anything else, says whose it was; nothing was in it, and any daemon
+removes it.
 
 Announcements and acknowledgements also travel over the control channel, but
 only to wake the other side: the memory here is the truth. Sending and
@@ -29,9 +31,11 @@ receiving on a socket also orders the memory accesses on either side of it.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ from numpy.typing import NDArray
 from deepfocus_live import _platform
 from deepfocus_live.frames import FrameHeader
 
-__all__ = ["MemoryRing", "RingError"]
+__all__ = ["MemoryRing", "Pixels", "RingError", "pixels_in"]
 
 Pixels = NDArray[np.unsignedinteger[Any]]
 
@@ -58,6 +62,8 @@ _FOLDER_AT = 512
 _SLOT = struct.Struct("<QQQQ")
 _COUNTER = struct.Struct("<Q")
 _SLOT_HEAD = 64
+_HEADLESS_S = 60.0
+"""A file without a head for so long is nobody's: the head is written at once."""
 
 
 class RingError(RuntimeError):
@@ -69,12 +75,15 @@ class MemoryRing:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            # To open a pipe or a terminal may wait for ever.
+            raise RingError(f"{path}: not a file, so no ring.")
         with path.open("r+b") as file:
             head = file.read(_HEAD.size).ljust(_HEAD.size, b"\0")
             magic, version, slots, slot_bytes, run_room, *_ = _HEAD.unpack(head)
             if magic != _MAGIC or version != _VERSION:
                 raise RingError(f"{path}: not a ring of version {_VERSION}.")
-            size = _PAGE + run_room + slots * (_PAGE + _pages(slot_bytes))
+            size = _size(slots, slot_bytes, run_room)
             if file.seek(0, os.SEEK_END) < size:
                 raise RingError(f"{path}: not a whole ring: it should have {size} bytes.")
             self._map = mmap.mmap(file.fileno(), 0)
@@ -102,14 +111,31 @@ class MemoryRing:
             If there is no room for it.
         """
         run_room = _pages(run_room)
-        size = _PAGE + run_room + slots * (_PAGE + _pages(slot_bytes))
-        _platform.preallocate(path, size)
+        size = _size(slots, slot_bytes, run_room)
         me = _platform.ProcessStamp.mine()
-        with path.open("r+b") as file:
-            file.write(
-                _HEAD.pack(_MAGIC, _VERSION, slots, slot_bytes, run_room, me.pid, me.started)
-            )
+        head = _HEAD.pack(_MAGIC, _VERSION, slots, slot_bytes, run_room, me.pid, me.started)
+        _platform.preallocate(path, size, head=head)
         return cls(path)
+
+    @staticmethod
+    def is_debris(path: Path) -> bool:
+        """Return whether a file that `MemoryRing` refuses was left half-made by a dead process.
+
+        A whole ring of another version is none: the version that made it can read it.
+        """
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEAD.size).ljust(_HEAD.size, b"\0")
+            # Asked for first: what is made whole after this is whole.
+            size, age_s = path.stat().st_size, time.time() - path.stat().st_mtime
+        except OSError:
+            return False
+        magic, version, slots, slot_bytes, run_room, pid, started = _HEAD.unpack(head)
+        if magic != _MAGIC:
+            return age_s > _HEADLESS_S
+        if version != _VERSION or size >= _size(slots, slot_bytes, run_room):
+            return False
+        return not _platform.ProcessStamp(pid, started).alive()
 
     @property
     def producer(self) -> _platform.ProcessStamp:
@@ -154,8 +180,8 @@ class MemoryRing:
         return Path(self._map[_FOLDER_AT : _FOLDER_AT + length].decode())
 
     @folder.setter
-    def folder(self, folder: Path) -> None:
-        raw = str(folder).encode()
+    def folder(self, folder: Path | None) -> None:
+        raw = b"" if folder is None else str(folder).encode()
         if len(raw) > _PAGE - _FOLDER_AT:
             raise RingError(f"{folder}: longer than {_PAGE - _FOLDER_AT} bytes.")
         # The length comes last: a half-written name is none.
@@ -200,8 +226,15 @@ class MemoryRing:
 
     # ------------------------------------------------------------ consumer
 
+    def holds(self, slot: int, sequence_number: int) -> bool:
+        """Return whether this frame waits in this slot; False where there is no such slot."""
+        if not 0 <= slot < self.slots:
+            return False
+        committed, acknowledged, _, _ = _SLOT.unpack_from(self._map, self._at(slot))
+        return bool(committed == sequence_number + 1 and committed != acknowledged)
+
     def get(self, slot: int) -> tuple[FrameHeader, Pixels]:
-        """Return a committed slot's header and a copy of its pixels, (Y, X).
+        """Return a committed slot's header and a copy of its pixels, (Y, X) or (3, Y, X).
 
         Raises
         ------
@@ -214,14 +247,8 @@ class MemoryRing:
             raise RingError(f"{self.path}: slot {slot} holds no frame.")
         raw = self._map[at + _SLOT_HEAD : at + _SLOT_HEAD + header_bytes]
         header = FrameHeader.model_validate_json(raw)
-        dtype = np.dtype(header.dtype)
-        shape = (header.height_px, header.width_px)
-        if pixel_bytes != shape[0] * shape[1] * dtype.itemsize:
-            raise RingError(
-                f"{self.path}: slot {slot}: {pixel_bytes} bytes are no {shape} {dtype}."
-            )
-        view = np.frombuffer(self._map, dtype, shape[0] * shape[1], at + _PAGE)
-        return header, view.reshape(shape).copy()
+        view = np.frombuffer(self._map, np.uint8, pixel_bytes, at + _PAGE)
+        return header, pixels_in(header, view, f"{self.path}: slot {slot}").copy()
 
     def acknowledge(self, slot: int, sequence_number: int) -> None:
         """Say that this frame is durable; a later frame in the slot is left alone."""
@@ -262,6 +289,27 @@ class MemoryRing:
 
     def _at(self, slot: int) -> int:
         return _PAGE + self._run_room + slot * self._stride
+
+
+def _size(slots: int, slot_bytes: int, run_room: int) -> int:
+    return _PAGE + run_room + slots * (_PAGE + _pages(slot_bytes))
+
+
+def pixels_in(header: FrameHeader, raw: NDArray[np.uint8], where: str) -> Pixels:
+    """Return the bytes of one frame as its pixels, (Y, X) or (3, Y, X); a view.
+
+    Raises
+    ------
+    RingError
+        If they are not what the header says.
+    """
+    dtype = np.dtype(header.dtype)
+    shape: tuple[int, ...] = (header.height_px, header.width_px)
+    if header.samples_per_pixel > 1:
+        shape = (header.samples_per_pixel, *shape)
+    if raw.nbytes != math.prod(shape) * dtype.itemsize:
+        raise RingError(f"{where}: {raw.nbytes} bytes are no {shape} {dtype}.")
+    return raw.view(dtype).reshape(shape)
 
 
 def _pages(size: int) -> int:

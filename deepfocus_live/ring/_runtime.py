@@ -29,6 +29,7 @@ __all__ = [
     "new_key",
     "new_ring_path",
     "publish_daemon",
+    "spill_prefix",
     "start_daemon",
 ]
 
@@ -170,6 +171,11 @@ def leftover_rings() -> list[Path]:
     """Return all ring files of this user's runtime folder, whoever made them."""
     folders = [_platform.runtime_dir(), *([_SHM] if _SHM.is_dir() else [])]
     return sorted(path for folder in folders for path in folder.glob(f"{_ring_prefix()}*.ring"))
+
+
+def spill_prefix() -> str:
+    """Return what the names of this runtime folder's spill files begin with."""
+    return _ring_prefix()
 
 
 def _ring_prefix() -> str:

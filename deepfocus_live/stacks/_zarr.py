@@ -1,4 +1,9 @@
-"""OME-Zarr 0.4 and 0.5: a bare image, a bioformats2raw collection, or a plate."""
+"""OME-Zarr 0.4 and 0.5: a bare image, a bioformats2raw collection, or a plate.
+
+An image of a run says in attributes of its own what OME-Zarr has no word for: whether its channels
+are the colours of one camera, which are then looked at as their luminance, and whether its pixels
+were stored at all.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfocus_live.errors import InputError
-from deepfocus_live.frames import Calibration
+from deepfocus_live.frames import Calibration, luminance
 from deepfocus_live.stacks._calibration import Geometry, length_um
 from deepfocus_live.stacks._names import path_stem, stack_names
 from deepfocus_live.stacks._plane import checked_dtype
@@ -75,10 +80,11 @@ def image_paths(path: Path) -> list[Path]:
     attributes = ome_attributes(path)
     if "multiscales" in attributes:
         return [path]
-    if "plate" in attributes:
-        return list(_plate_images(path, attributes["plate"]))
     series = path / "OME"
     listed = ome_attributes(series).get("series") if is_zarr(series) else None
+    if "plate" in attributes and not listed:
+        return list(_plate_images(path, attributes["plate"]))
+    # A plate may list its images too: of a run they are then in the order of their numbers.
     names = [str(name) for name in listed] if listed else _numbered(path)
     if not names:
         raise InputError(
@@ -109,16 +115,27 @@ class _Image:
     axes: tuple[str, ...]
     geometry: Geometry
     channel_names: list[str | None]
+    samples: int = 1
+    """Channels of the array that are the colours of one."""
+    pixels_stored: bool = True
 
     def size(self, axis: str) -> int:
-        return int(self.array.shape[self.axes.index(axis)]) if axis in self.axes else 1
+        size = int(self.array.shape[self.axes.index(axis)]) if axis in self.axes else 1
+        return size // self.samples if axis == "c" else size
 
     def reader(self, t: int, c: int) -> Callable[[int], NDArray[Any]]:
-        fixed = {"t": t, "c": c}
+        colors = slice(c * self.samples, (c + 1) * self.samples)
+        fixed: dict[str, int | slice] = {"t": t, "c": c if self.samples == 1 else colors}
 
         def read(z: int) -> NDArray[Any]:
+            if not self.pixels_stored:
+                raise InputError(
+                    f"{self.where}: its pixels were not stored (storage.mode: masks-only): give "
+                    "the images that your own software saved"
+                )
             at = {**fixed, "z": z}
-            return np.asarray(self.array[tuple(at.get(axis, slice(None)) for axis in self.axes)])
+            index = tuple(at.get(axis, slice(None)) for axis in self.axes)
+            return luminance(np.asarray(self.array[index]))
 
         return read
 
@@ -156,12 +173,18 @@ def _image(place: Path) -> _Image:
         labels = [
             channel.get("label") for channel in attributes.get("omero", {}).get("channels", ())
         ]
+        ours = dict(group.attrs).get("deepfocus_live") or {}
+        samples = int(ours.get("samples_per_pixel", 1))
+        if samples > 1:
+            # "DAPI red", "DAPI green", "DAPI blue"
+            labels = [label.rpartition(" ")[0] for label in labels[::samples]]
     except Exception as error:  # whatever a hand-made or damaged store can raise
         raise InputError(
             f"{place}: its OME-Zarr metadata cannot be used ({type(error).__name__}: {error}): "
             "check it with an OME-Zarr validator"
         ) from error
-    return _Image(place, array, names, geometry, labels)
+    stored = bool(ours.get("pixels_stored", True))
+    return _Image(place, array, names, geometry, labels, samples, stored)
 
 
 def _geometry(

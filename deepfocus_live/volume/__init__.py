@@ -31,6 +31,7 @@ from deepfocus_live.volume._run import (
     PROBABILITY_SCALE,
     RunWriter,
     StoredFrame,
+    partial_of,
 )
 from deepfocus_live.volume._space import (
     Forecast,
@@ -76,6 +77,7 @@ __all__ = [
     "mend_files",
     "open_levels",
     "open_run",
+    "partial_of",
     "projection_layout",
     "read_journal",
     "read_ledger",

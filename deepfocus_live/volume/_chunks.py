@@ -7,17 +7,19 @@ import struct
 from pathlib import Path
 
 from deepfocus_live.frames import Placement
-from deepfocus_live.volume._run import STORES
 
 __all__ = ["chunk_path", "is_chunk"]
 
 _BLOSC_HEAD = struct.Struct("<4BIII")
 
 
-def chunk_path(run: Path, array: str, placement: Placement, *, store: str = STORES[0]) -> Path:
-    """Return the file of one slice in an array, named within its image as "0" or "1"."""
-    image, t, c, z = placement
-    return run / store / str(image) / array / "c" / str(t) / str(c) / str(z) / "0" / "0"
+def chunk_path(image: Path, array: str, placement: Placement) -> Path:
+    """Return the file of one slice in an array of an image's folder, as "0" or "labels/in_focus/1".
+
+    The three colours of a slice are one chunk, so it is counted as its channel is.
+    """
+    _, t, c, z = placement
+    return image / array / "c" / str(t) / str(c) / str(z) / "0" / "0"
 
 
 def is_chunk(path: Path, nbytes: int) -> bool:

@@ -36,6 +36,7 @@ from deepfocus_live.volume._chunks import chunk_path
 from deepfocus_live.volume._journal import Journal
 from deepfocus_live.volume._layout import ImageLayout, create_label, list_label, open_levels, resize
 from deepfocus_live.volume._ledger import JOURNAL, Ledger, read_ledger
+from deepfocus_live.volume._plate import image_path
 from deepfocus_live.volume._pyramid import halve_labels
 from deepfocus_live.volume._run import CORRECTED, STORES, layouts_of, lock_run
 from deepfocus_live.volume._store import DurableStore, sync_tree, write_atomically
@@ -129,8 +130,11 @@ class _Corrector:
         self._run = ledger.path
         self._key = key
         self._store = DurableStore(self._run / _VOLUME)
-        self._group = f"{key.image}/labels/{CORRECTED}"
-        self._shape = open_levels(self._store, str(key.image))[0].shape
+        self._image = image_path(ledger.images[key.image], key.image)
+        self._group = f"{self._image}/labels/{CORRECTED}"
+        t, _, z, y, x = open_levels(self._store, self._image)[0].shape
+        # A label has one channel for the three of a colour camera.
+        self._shape = t, len(ledger.spec.channels), z, y, x
 
     def correct(
         self,
@@ -177,7 +181,7 @@ class _Corrector:
     def _compare(self, zs: Sequence[int], read: Callable[[int], Mask]) -> Correction:
         ledger = self._ledger
         masked = {ledger.frames[n][0] for n in ledger.masked if n in ledger.frames}
-        live = open_levels(self._store, f"{self._key.image}/labels/in_focus")[0]
+        live = open_levels(self._store, f"{self._image}/labels/in_focus")[0]
         changed: int | None = None
         compared = 0
         for z in zs:
@@ -210,9 +214,8 @@ class _Corrector:
 
     def _layout(self) -> ImageLayout:
         planned = self._ledger.images[self._key.image]
-        t, c, z, y, x = self._shape
         layout, _ = layouts_of(self._ledger.spec, planned, codec="none")
-        return replace(layout, shape=(t, c, z, y, x))
+        return replace(layout, shape=self._shape)
 
     def _checked_levels(self) -> Levels:
         """Return the arrays of a label that is there."""
@@ -225,15 +228,15 @@ class _Corrector:
     def _open_label(self) -> Levels:
         if not self._has_label():
             self._create_label()
-        list_label(self._store, f"{self._key.image}/labels", CORRECTED)
+        list_label(self._store, f"{self._image}/labels", CORRECTED)
         levels = self._checked_levels()
         resize(levels, t=self._shape[0], z=self._shape[2])
         return levels
 
     def _create_label(self) -> None:
-        store, image = self._run / _VOLUME, str(self._key.image)
+        store = self._run / _VOLUME
         # A name that `recover` knows for half-written.
-        aside = store / f".{image}.partial"
+        aside = store / f".{self._key.image}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         try:
             create_label(LocalStore(store), aside.name, CORRECTED, self._layout())
@@ -245,8 +248,9 @@ class _Corrector:
         _platform.sync_directory((store / self._group).parent)
 
     def _chunk_paths(self, zs: Sequence[int], levels: int) -> list[Path]:
+        image = self._ledger.folder(self._key.image)
         return [
-            chunk_path(self._run, f"labels/{CORRECTED}/{level}", self._key.placement(z))
+            chunk_path(image, f"labels/{CORRECTED}/{level}", self._key.placement(z))
             for z in zs
             for level in range(levels)
         ]

@@ -6,8 +6,10 @@ A line is written after its chunk is on the medium and before the frame is
 acknowledged. Many workers finish close together, so one thread writes and
 syncs whatever lines have come in since its last sync ("group commit"): the
 cost of a sync is shared, and the order within the file is the order of
-arrival. A crash can tear only the last line, which every reader passes over
-and the next writer cuts off.
+arrival. What a line speaks of must be on the medium before it: a run's folders
+are synced for the whole batch, too, just before its lines are written. A crash
+can tear only the last line, which every reader passes over and the next writer
+cuts off.
 
 Lines that a full disk refuses are taken back whole. Those that someone waits
 for are his to append again; the others are kept and go first with the next, so
@@ -56,10 +58,14 @@ class Journal:
         Created where missing; a torn last line is cut off.
     sync : bool
         Whether lines are on the medium before their callback is called.
+    first : callable, optional
+        What must have been done before lines that came in before it are written. Its OSError
+        keeps them from the disk as the disk's own would.
     """
 
-    def __init__(self, path: Path, *, sync: bool) -> None:
+    def __init__(self, path: Path, *, sync: bool, first: Callable[[], None] | None = None) -> None:
         self._sync = sync
+        self._first = first
         # Not buffered: what a full disk refused must not come back with the next lines.
         self._file = path.open("ab", buffering=0)
         cut_torn_line(path)
@@ -106,6 +112,11 @@ class Journal:
                     then(error)
 
     def _write(self, data: bytes) -> BaseException | None:
+        try:
+            if self._first is not None:
+                self._first()
+        except OSError as error:
+            return error
         unwritten = memoryview(self._end_refused() + data)
         end = self._file.seek(0, os.SEEK_END)
         try:

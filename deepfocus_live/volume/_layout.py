@@ -1,12 +1,13 @@
 """OME-Zarr 0.5 as we write it: groups, arrays and their metadata.
 
 Everything is made before the first slice arrives, so that the store is valid
-at every moment. Axes are always t c z y x; one chunk is one whole slice.
+at every moment. Axes are always t c z y x; one chunk is one whole slice, of a
+colour camera with its red, green and blue, which are three channels here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from deepfocus_live.frames import Calibration
+from deepfocus_live.volume._colors import RGB, channel_colors
 from deepfocus_live.volume._pyramid import level_count
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "open_levels",
     "projection_layout",
     "resize",
+    "shown_channels",
 ]
 
 AXES = ("t", "c", "z", "y", "x")
@@ -47,7 +50,8 @@ _LABEL_COLORS = {
 class ImageLayout:
     """What one image of a store looks like.
 
-    `shape` is (t, c, z, y, x); `levels` counts the full resolution too.
+    `shape` is (t, c, z, y, x), where c counts what has labels of its own: the image's array has
+    `samples_per_pixel` times as many. `levels` counts the full resolution too.
     Calibrations that are None are said to be missing: scale 1, no unit.
     """
 
@@ -65,6 +69,14 @@ class ImageLayout:
     """0: as many as the size asks for."""
     window: tuple[float, float] | None = None
     """Lowest and highest value worth showing; None: all that the dtype can hold."""
+    samples_per_pixel: int = 1
+    """3: each channel is red, green and blue."""
+    corner_xy_um: tuple[float, float] | None = None
+    """Where the centre of the image's first pixel lay under the stage; None: not known."""
+    time_step_s: float | None = None
+    """From one time point to the next, as planned."""
+    pixels_stored: bool = True
+    """Whether the image's own pixels are, or only its labels."""
 
     @property
     def level_shapes(self) -> list[tuple[int, int, int, int, int]]:
@@ -87,10 +99,17 @@ def projection_layout(
     )
 
 
-def create_store(path: Path, series: Sequence[str]) -> LocalStore:
-    """Make an empty store in bioformats2raw layout that will hold the images `series`."""
+def create_store(
+    path: Path, series: Sequence[str], *, plate: Mapping[str, Any] | None = None
+) -> LocalStore:
+    """Make an empty store in bioformats2raw layout that will hold the images `series`.
+
+    `plate` says which of them are fields of wells; the wells' own groups are still to be made.
+    """
     store = LocalStore(path)
-    ome = {"version": "0.5", "bioformats2raw.layout": 3}
+    ome: dict[str, Any] = {"version": "0.5", "bioformats2raw.layout": 3}
+    if plate is not None:
+        ome["plate"] = dict(plate)
     zarr.create_group(store, attributes={"ome": ome})
     create_series(store, series)
     return store
@@ -109,12 +128,17 @@ def create_image(store: Store, path: str, layout: ImageLayout) -> None:
         "ome": {
             "version": "0.5",
             "multiscales": [_multiscale(layout)],
-            "omero": {"channels": [_omero_channel(n, layout) for n in layout.channels]},
+            "omero": {"channels": list(_omero_channels(layout))},
         },
-        "deepfocus_live": {"calibration": _sources(layout)},
+        "deepfocus_live": {
+            "calibration": _sources(layout),
+            "samples_per_pixel": layout.samples_per_pixel,
+            "pixels_stored": layout.pixels_stored,
+        },
     }
     zarr.create_group(store, path=path, attributes=attributes)
-    _create_arrays(store, path, layout, _image_codec(layout.codec), layout.dtype)
+    codec, samples = _image_codec(layout.codec), layout.samples_per_pixel
+    _create_arrays(store, path, layout, codec, layout.dtype, samples)
     if layout.labels:
         labels = {"ome": {"version": "0.5", "labels": list(layout.labels)}}
         zarr.create_group(store, path=_join(path, "labels"), attributes=labels)
@@ -177,14 +201,19 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _create_arrays(
-    store: Store, path: str, layout: ImageLayout, codec: BytesBytesCodec | None, dtype: str
+    store: Store,
+    path: str,
+    layout: ImageLayout,
+    codec: BytesBytesCodec | None,
+    dtype: str,
+    samples: int = 1,
 ) -> None:
-    for level, shape in enumerate(layout.level_shapes):
+    for level, (t, c, z, y, x) in enumerate(layout.level_shapes):
         zarr.create_array(
             store,
             name=_join(path, str(level)),
-            shape=shape,
-            chunks=(1, 1, 1, shape[3], shape[4]),
+            shape=(t, c * samples, z, y, x),
+            chunks=(1, samples, 1, y, x),
             dtype=dtype,
             compressors=None if codec is None else [codec],
             dimension_names=AXES,
@@ -208,34 +237,48 @@ def _multiscale(layout: ImageLayout, *, name: str | None = None) -> dict[str, An
         {"name": "y", "type": "space"},
         {"name": "x", "type": "space"},
     ]
+    if layout.time_step_s is not None:
+        axes[0]["unit"] = "second"
     for axis, known in zip(axes[2:], (layout.z_step_um, *2 * (layout.pixel_size_um,)), strict=True):
         if known is not None:
             axis["unit"] = "micrometer"
+    corner_x, corner_y = layout.corner_xy_um or (0.0, 0.0)
     datasets = []
     for level in range(len(layout.level_shapes)):
         coarser = layout.pixel_scale * 2**level
         side, shift = pixel * coarser, pixel * (coarser - 1) / 2
+        scale = [layout.time_step_s or 1.0, 1.0, step, side, side]
         datasets.append(
             {
                 "path": str(level),
                 "coordinateTransformations": [
-                    {"type": "scale", "scale": [1.0, 1.0, step, side, side]},
+                    {"type": "scale", "scale": scale},
                     # The centre of a coarse pixel lies between those of its four.
-                    {"type": "translation", "translation": [0.0, 0.0, 0.0, shift, shift]},
+                    {
+                        "type": "translation",
+                        "translation": [0.0, 0.0, 0.0, corner_y + shift, corner_x + shift],
+                    },
                 ],
             }
         )
     return {"name": name or layout.name, "axes": axes, "datasets": datasets}
 
 
-def _omero_channel(name: str, layout: ImageLayout) -> dict[str, Any]:
+def _omero_channels(layout: ImageLayout) -> Iterator[dict[str, Any]]:
     low, high = layout.window or (0, 255 if layout.dtype == "uint8" else 65535)
-    return {
-        "label": name,
-        "color": "FFFFFF",
-        "active": True,
-        "window": {"min": low, "max": high, "start": low, "end": high},
-    }
+    window = {"min": low, "max": high, "start": low, "end": high}
+    for label, rgb in shown_channels(layout):
+        yield {"label": label, "color": rgb, "active": True, "window": window}
+
+
+def shown_channels(layout: ImageLayout) -> Iterator[tuple[str, str]]:
+    """Return name and colour ("RRGGBB") of each channel as stored: three for one in colours."""
+    colors = channel_colors(layout.channels)
+    for name, color in zip(layout.channels, colors, strict=True):
+        if layout.samples_per_pixel == len(RGB):
+            yield from ((f"{name} {part}", rgb) for part, rgb in RGB.items())
+        else:
+            yield name, color
 
 
 def _sources(layout: ImageLayout) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import ImageSpec, Placement, RunSpec, StackKey
-from deepfocus_live.volume._run import read_run_json
+from deepfocus_live.volume._plate import image_folder
+from deepfocus_live.volume._run import STORES, keeps_pixels, read_run_json
 
 __all__ = ["JOURNAL", "Ledger", "read_ledger"]
 
@@ -42,6 +43,15 @@ class Ledger:
     """Whether its last line is incomplete: a crash leaves that, and nothing is lost with it."""
     damaged_lines: list[int] = field(default_factory=list)
     """Numbers of the other lines that cannot be read, the first is 1."""
+
+    @property
+    def pixels_stored(self) -> bool:
+        """Whether the run keeps the pixels of its slices."""
+        return keeps_pixels(self.record)
+
+    def folder(self, image: int, *, store: str = STORES[0]) -> Path:
+        """Return where an image lies in one of the run's stores."""
+        return image_folder(self.path / store, self.images, image)
 
     @property
     def stacks(self) -> dict[StackKey, set[int]]:

@@ -35,12 +35,14 @@ def halve_mean(image: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger
 
     Parameters
     ----------
-    image : (Y, X) uint8 or uint16
+    image : (Y, X) or (3, Y, X) uint8 or uint16
 
     Returns
     -------
-    (ceil(Y/2), ceil(X/2)), same dtype
+    (ceil(Y/2), ceil(X/2)) or (3, ceil(Y/2), ceil(X/2)), same dtype
     """
+    if image.ndim == 3:
+        return np.stack([halve_mean(plane) for plane in image])
     out = np.empty(((image.shape[0] + 1) // 2, (image.shape[1] + 1) // 2), image.dtype)
     _halve(np.ascontiguousarray(image), out)
     return out

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from deepfocus_live.frames import RunSpec
+from deepfocus_live.errors import InputError
+from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.volume._journal import read_journal
 from deepfocus_live.volume._layout import open_levels
-from deepfocus_live.volume._run import CORRECTED, LABELS, read_run_json
+from deepfocus_live.volume._run import CORRECTED, LABELS, keeps_pixels, read_run_json, slice_at
 
 __all__ = ["Run", "RunImage", "open_run"]
 
 
 @dataclass(frozen=True)
 class RunImage:
-    """One position × tile of a run: zarr arrays (t, c, z, y, x), read when indexed."""
+    """One position × tile of a run: zarr arrays (t, c, z, y, x), read when indexed.
+
+    Of a colour camera the image has three channels, red, green and blue, for each that the labels
+    have.
+    """
 
     image: zarr.Array[Any]
     labels: dict[str, zarr.Array[Any]]
@@ -28,11 +36,31 @@ class RunImage:
     `corrected`: 0 not in focus, 1 in focus, 2 undecided; only zeros: not corrected."""
     probability: zarr.Array[Any]
     """uint8, 0 to 255, a quarter of the image's width and height."""
+    samples_per_pixel: int = 1
+
+    def read_slice(self, t: int, c: int, z: int) -> NDArray[Any]:
+        """Return one slice of a channel: (Y, X), of a colour camera (3, Y, X)."""
+        at = slice_at(Placement(0, t, c, z), self.samples_per_pixel)
+        return np.asarray(self.image[at])
 
     @property
     def in_focus(self) -> zarr.Array[Any]:
         """The network's masks."""
         return self.labels["in_focus"]
+
+    def dask(self, label: str | None = None) -> Any:
+        """Return the image, or one of its `labels`, as a dask array (t, c, z, y, x) of slices.
+
+        A slice is read when it is computed: what has been stored since the call is seen then.
+
+        Raises
+        ------
+        InputError
+            If dask is not installed, or there is no such label.
+        """
+        if label is not None and label not in self.labels:
+            raise InputError(f"no label {label!r}; there are: {', '.join(self.labels)}.")
+        return _as_dask(self.image if label is None else self.labels[label])
 
 
 class Run:
@@ -42,6 +70,11 @@ class Run:
         self.path = path
         self.record = read_run_json(path)
         self.spec = RunSpec.model_validate(self.record["spec"])
+
+    @property
+    def pixels_stored(self) -> bool:
+        """Whether the slices' pixels are kept; without, `image` reads as zeros."""
+        return keeps_pixels(self.record)
 
     @property
     def journal(self) -> list[dict[str, Any]]:
@@ -60,17 +93,31 @@ class Run:
         store = LocalStore(self.path / "volume.ome.zarr", read_only=True)
         chance = LocalStore(self.path / "probability.ome.zarr", read_only=True)
         series = zarr.open_group(store, path="OME", mode="r").attrs["ome"]["series"]  # type: ignore[index,call-overload]
-        return [_open_image(store, chance, str(number)) for number in series]  # type: ignore[union-attr]
+        samples = self.spec.samples_per_pixel
+        # In the order of their numbers, also where they lie in the wells of a plate.
+        return [_open_image(store, chance, str(path), samples) for path in series]  # type: ignore[union-attr]
 
 
-def _open_image(store: LocalStore, chance: LocalStore, number: str) -> RunImage:
-    drawn = (store.root / number / "labels" / CORRECTED / "zarr.json").is_file()
+def _open_image(store: LocalStore, chance: LocalStore, path: str, samples: int) -> RunImage:
+    drawn = (store.root / path / "labels" / CORRECTED / "zarr.json").is_file()
     names = (*LABELS, CORRECTED) if drawn else LABELS
     return RunImage(
-        image=open_levels(store, number)[0],
-        labels={label: open_levels(store, f"{number}/labels/{label}")[0] for label in names},
-        probability=open_levels(chance, number)[0],
+        image=open_levels(store, path)[0],
+        labels={label: open_levels(store, f"{path}/labels/{label}")[0] for label in names},
+        probability=open_levels(chance, path)[0],
+        samples_per_pixel=samples,
     )
+
+
+def _as_dask(array: zarr.Array[Any]) -> Any:
+    try:
+        dask_array: Any = import_module("dask.array")
+    except ImportError:
+        raise InputError(
+            "dask arrays need dask: pip install deepfocus-live[dask], or index the zarr arrays."
+        ) from None
+    # Not named after its contents, which grow.
+    return dask_array.from_array(array, chunks=array.chunks, name=False)
 
 
 def open_run(path: Path | str) -> Run:

@@ -32,13 +32,13 @@ from deepfocus_live.volume._journal import cut_torn_line
 from deepfocus_live.volume._layout import (
     ImageLayout,
     create_image,
-    create_store,
     list_label,
     open_levels,
 )
 from deepfocus_live.volume._ledger import JOURNAL, Ledger
+from deepfocus_live.volume._plate import create_run_store, group_paths, image_path
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
-from deepfocus_live.volume._run import CORRECTED, STORES, layouts_of, lock_run
+from deepfocus_live.volume._run import CORRECTED, STORES, layouts_of, lock_run, slice_at
 from deepfocus_live.volume._store import sync_tree
 from deepfocus_live.volume._verify import SliceFault, partial_files
 
@@ -141,8 +141,8 @@ def mend_files(ledger: Ledger, left: Leftovers) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        for root in dict.fromkeys(_root_of(ledger.path, path) for path in left.metadata):
-            _make_metadata(ledger, root, left.metadata)
+        for image, store in dict.fromkeys(_home(ledger, path) for path in left.metadata):
+            _make_metadata(ledger, image, store, left.metadata)
         if left.torn:
             cut_torn_line(ledger.path / JOURNAL)
     finally:
@@ -157,8 +157,9 @@ def _metadata(ledger: Ledger) -> Iterator[Path]:
         levels = [str(level) for level in range(len(layout.level_shapes))]
         yield ledger.path / name / "zarr.json"
         yield ledger.path / name / "OME" / "zarr.json"
+        yield from (ledger.path / name / x / "zarr.json" for x in group_paths(ledger.images))
         for image in range(len(ledger.images)):
-            folder = ledger.path / name / str(image)
+            folder = ledger.folder(image, store=name)
             yield from (folder / below / "zarr.json" for below in ("", *levels))
             if layout.labels:
                 yield folder / "labels" / "zarr.json"
@@ -174,29 +175,34 @@ def _is_metadata(path: Path) -> bool:
     return isinstance(found, dict) and found.get("zarr_format") == 3 and "node_type" in found
 
 
-def _root_of(run: Path, path: Path) -> Path:
-    """Return the folder of the image that metadata belong to, or of the store."""
-    store, below, *_ = path.relative_to(run).parts
-    return run / store / below if below.isdigit() else run / store
+def _home(ledger: Ledger, path: Path) -> tuple[int | None, str]:
+    """Return the image that metadata belong to, None: what is above the images; and the store."""
+    store, *below = path.relative_to(ledger.path).parts
+    for number, image in enumerate(ledger.images):
+        own = image_path(image, number).split("/")
+        if below[: len(own)] == own:
+            return number, store
+    return None, store
 
 
-def _make_metadata(ledger: Ledger, root: Path, missing: Sequence[Path]) -> None:
-    """Make an image or a store, empty, aside, and take from it what is missing."""
-    of_image = root.parent != ledger.path
-    store = root.parent if of_image else root
-    name = f".{root.name if of_image else 0}.partial"
+def _make_metadata(
+    ledger: Ledger, image: int | None, store_name: str, missing: Sequence[Path]
+) -> None:
+    """Make an image, or what is above the images, empty, aside; take from it what is missing."""
+    store = ledger.path / store_name
+    root = store if image is None else ledger.folder(image, store=store_name)
+    name = f".{image or 0}.partial"
     aside = store / name
-    if of_image:
-        image = int(root.name)
-        layout = _grown_layouts(ledger, image)[STORES.index(store.name)]
+    if image is None:
+        create_run_store(aside, ledger.spec, ledger.images)
+    else:
+        layout = _grown_layouts(ledger, image)[STORES.index(store_name)]
         create_image(LocalStore(store), name, layout)
         if (root / "labels" / CORRECTED / "zarr.json").is_file():
             list_label(LocalStore(store), f"{name}/labels", CORRECTED)
-    else:
-        create_store(aside, [str(image) for image in range(len(ledger.images))])
     sync_tree(aside)
     for path in missing:
-        if _root_of(ledger.path, path) == root:
+        if _home(ledger, path) == (image, store_name):
             path.parent.mkdir(parents=True, exist_ok=True)
             _platform.replace(aside / path.relative_to(root), path)
     shutil.rmtree(aside)
@@ -212,7 +218,7 @@ def _grown_layouts(ledger: Ledger, image: int) -> tuple[ImageLayout, ImageLayout
             "size_z": max([planned.size_z, *(place.z + 1 for place in places)]),
         }
     )
-    return layouts_of(ledger.spec, grown, codec=_codec(ledger))
+    return layouts_of(ledger.spec, grown, codec=_codec(ledger), pixels_stored=ledger.pixels_stored)
 
 
 def _codec(ledger: Ledger) -> str:
@@ -254,7 +260,7 @@ def find_owed(
         if number in broken:
             continue
         stacks[place.stack(ledger.spec.run_id)].append(place)
-        if not look.coarse(place, "image"):
+        if ledger.pixels_stored and not look.coarse(place, "image"):
             levels.append(("image", place))
         if number in ledger.masked and look.finest(place, "in_focus") and look.chance(place):
             if not look.coarse(place, "in_focus"):
@@ -278,38 +284,43 @@ class _Look:
     """Looks whether chunks that were derived are there and whole."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._run = ledger.path
+        self._ledger = ledger
         volume, chance = layouts_of(ledger.spec, ledger.images[0], codec=_codec(ledger))
         pixels = [y * x for *_, y, x in volume.level_shapes]
-        itemsize = np.dtype(ledger.spec.dtype).itemsize
+        itemsize = np.dtype(ledger.spec.dtype).itemsize * ledger.spec.samples_per_pixel
         self._bytes = {"image": [itemsize * n for n in pixels], "label": pixels}
         self._chance_bytes = chance.level_shapes[0][3] * chance.level_shapes[0][4]
 
     def finest(self, place: Placement, label: str) -> bool:
         """Whether a label's full level is there."""
-        path = chunk_path(self._run, f"labels/{label}/0", place)
+        path = chunk_path(self._ledger.folder(place.image), f"labels/{label}/0", place)
         return is_chunk(path, self._bytes["label"][0])
 
     def coarse(self, place: Placement, of: str) -> bool:
         """Whether all levels but the finest are there, of the image or a label."""
         base, sizes = ("", "image") if of == "image" else (f"labels/{of}/", "label")
+        image = self._ledger.folder(place.image)
         return all(
-            is_chunk(chunk_path(self._run, f"{base}{level}", place), size)
+            is_chunk(chunk_path(image, f"{base}{level}", place), size)
             for level, size in enumerate(self._bytes[sizes])
             if level
         )
 
     def chance(self, place: Placement) -> bool:
         """Whether the probability is there."""
-        path = chunk_path(self._run, "0", place, store=_PROBABILITY)
+        image = self._ledger.folder(place.image, store=_PROBABILITY)
+        path = chunk_path(image, "0", place)
         return is_chunk(path, self._chance_bytes)
 
 
-def write_levels(run: Path, of: str, placement: Placement) -> None:
+def write_levels(ledger: Ledger, of: str, placement: Placement) -> None:
     """Write the coarser levels of one slice of the image, or of a label, from its finest."""
-    group = str(placement.image) if of == "image" else f"{placement.image}/labels/{of}"
-    finest, *coarse = open_levels(LocalStore(run / _VOLUME), group)
-    pixels: Any = np.asarray(finest[placement[1:]])
+    image = image_path(ledger.images[placement.image], placement.image)
+    of_image = of == "image"
+    group = image if of_image else f"{image}/labels/{of}"
+    at = slice_at(placement, ledger.spec.samples_per_pixel if of_image else 1)
+    finest, *coarse = open_levels(LocalStore(ledger.path / _VOLUME), group)
+    pixels: Any = np.asarray(finest[at])
     for level in coarse:
-        pixels = halve_mean(pixels) if of == "image" else halve_labels(pixels)
-        level[placement[1:]] = pixels
+        pixels = halve_mean(pixels) if of_image else halve_labels(pixels)
+        level[at] = pixels

@@ -2,12 +2,19 @@
 
 Design Notes
 ------------
-The order of durability is chunk → journal line → acknowledgement. A chunk
+The order of durability is chunk → journal line → acknowledgement: a worker
+compresses a slice, writes and syncs its file and gives it its name; the
+journal's thread syncs the folders of all slices that came in together, then
+writes and syncs their lines, then acknowledges. A chunk
 without a journal line is not there yet: its frame is sent and written again.
 A frame whose line is there is recognised by its sequence number and checksum
 and acknowledged without writing. Pyramids, masks and labels are written
 through a store that does not sync, so they never wait for, or hold up, the
 disk's sync; all of them can be computed again.
+
+A run may keep no pixels (`storage.mode: masks-only`): its images are there, as large as they would
+be, and have no chunks. The order is then journal line → acknowledgement, and what is derived from a
+slice must be made while the slice is in memory: nothing can be read back.
 
 One process writes a run: an operating-system lock in the run's folder says
 so, and is let go by the system when its holder dies. Each opening counts an
@@ -16,15 +23,15 @@ epoch up and writes it into the journal.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import re
 import shutil
 import threading
 import time
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -47,16 +54,12 @@ from deepfocus_live.frames import (
     StackKey,
 )
 from deepfocus_live.volume._journal import Journal, read_journal
-from deepfocus_live.volume._layout import (
-    ImageLayout,
-    create_image,
-    create_series,
-    create_store,
-    open_levels,
-    resize,
-)
+from deepfocus_live.volume._layout import ImageLayout, create_image, open_levels, resize
+from deepfocus_live.volume._ome_xml import write_ome_xml
+from deepfocus_live.volume._plate import create_run_store, image_path, list_images
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
-from deepfocus_live.volume._store import DurableStore, sync_tree, write_atomically
+from deepfocus_live.volume._slices import SliceWriter, crc32_of
+from deepfocus_live.volume._store import DurableStore, FolderSyncs, sync_tree, write_atomically
 
 __all__ = [
     "CORRECTED",
@@ -66,9 +69,12 @@ __all__ = [
     "STORES",
     "RunWriter",
     "StoredFrame",
+    "keeps_pixels",
     "layouts_of",
     "lock_run",
+    "partial_of",
     "read_run_json",
+    "slice_at",
 ]
 
 FORMAT_VERSION = 1
@@ -82,6 +88,7 @@ EndReason = Literal["completed", "canceled", "errored", "interrupted"]
 STORES = ("volume.ome.zarr", "probability.ome.zarr")
 Levels = list["zarr.Array[Any]"]
 Pixels = NDArray[np.unsignedinteger[Any]]
+SliceIndex = tuple[int, int | slice, int]
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class StoredFrame:
 @dataclass
 class _Image:
     raw: Levels
+    slices: SliceWriter
     coarse: Levels
     labels: dict[str, Levels]
     probability: Levels
@@ -110,9 +118,12 @@ class RunWriter:
     def __init__(self, path: Path, spec: RunSpec, storage: StorageConfig) -> None:
         self.path = path
         self.spec = spec
+        self.pixels_stored = storage.mode == "all"
+        """Whether the slices' pixels are written; a run that was begun without goes on without."""
         self._storage = storage
         self._writer_lock: FileLock | None = None
         self._guard = threading.Lock()
+        self._folders = FolderSyncs()
         self._images_planned = list(spec.images)
         self._images: list[_Image] = []
         self._durable: dict[int, str] = {}
@@ -129,7 +140,13 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, output: Path, spec: RunSpec, storage: StorageConfig, *, about: dict[str, Any]
+        cls,
+        output: Path,
+        spec: RunSpec,
+        storage: StorageConfig,
+        *,
+        about: dict[str, Any],
+        named: Callable[[Path], None] | None = None,
     ) -> RunWriter:
         """Make a new run directory below `output`, whole and valid before its first slice.
 
@@ -137,6 +154,9 @@ class RunWriter:
         ----------
         about : dict
             What else belongs into `run.json`: configuration, profile, versions.
+        named : callable
+            Called with the directory's path just before it is there: who writes that down finds
+            it whoever is killed; where it is not there then, nothing was ever in it.
 
         Raises
         ------
@@ -149,6 +169,8 @@ class RunWriter:
         writer = cls(partial, spec, storage)
         try:
             writer._fill(about)
+            if named is not None:
+                named(path)
             # Made aside and renamed: a folder with a run's name is always a whole run.
             _platform.replace(partial, path)
             if writer._power_loss:
@@ -163,15 +185,16 @@ class RunWriter:
         return writer
 
     def _fill(self, about: dict[str, Any]) -> None:
-        series = [str(n) for n in range(len(self.spec.images))]
         for name in STORES:
-            create_store(self.path / name, series)
+            create_run_store(self.path / name, self.spec, self.spec.images)
         for number, image in enumerate(self.spec.images):
             self._create_image(number, image)
+        self._describe()
         record = {
             "format": FORMAT_VERSION,
             "created_at": datetime.now().astimezone().isoformat(timespec="seconds"),
             "spec": self.spec.model_dump(mode="json"),
+            "pixels_stored": self.pixels_stored,
             **about,
         }
         data = json.dumps(record, indent=1).encode()
@@ -191,6 +214,7 @@ class RunWriter:
         record = read_run_json(path)
         spec = RunSpec.model_validate(record["spec"])
         writer = cls(path, spec, storage)
+        writer.pixels_stored = keeps_pixels(record)
         writer._writer_lock = lock_run(path)
         try:
             for line in read_journal(path / "frames.jsonl"):
@@ -211,8 +235,10 @@ class RunWriter:
         if self._writer_lock is None:
             self._writer_lock = lock_run(self.path)
         for number in range(len(self._images), len(self._images_planned)):
-            self._images.append(self._open_image(number))
-        self._journal = Journal(self.path / "frames.jsonl", sync=self._power_loss)
+            self._images.append(self._open_image(number, self._images_planned[number]))
+        self._journal = Journal(
+            self.path / "frames.jsonl", sync=self._power_loss, first=self._folders.sync
+        )
         self.note("open", epoch=self._epoch)
 
     def _replay(self, line: dict[str, Any]) -> None:
@@ -241,6 +267,9 @@ class RunWriter:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+            with contextlib.suppress(OSError):  # a full disk: sizes are as they were planned
+                self._describe()
+        self._folders.close()
         if self._writer_lock is not None:
             self._writer_lock.release()
 
@@ -263,18 +292,26 @@ class RunWriter:
     def write_frame(self, header: FrameHeader, pixels: Pixels) -> StoredFrame:
         """Put a slice on the disk; it counts only once `journal_frame` has called back.
 
+        Parameters
+        ----------
+        header : FrameHeader
+            Everything that is known of it.
+        pixels : (Y, X) or (3, Y, X) uint8 or uint16
+            C-contiguous. Only their checksum is taken where the run keeps no pixels.
+
         Raises
         ------
         OSError
             If the disk refuses; the frame can be written again.
         """
-        crc = f"{zlib.crc32(pixels.data):08x}"
+        crc = crc32_of(pixels)
         number = header.sequence_number
         with self._guard:
             if self._durable.get(number) == crc:
                 return StoredFrame(self._placed[number], crc, duplicate=True)
             placement = self._place(header)
-        self._images[placement.image].raw[0][placement[1:]] = pixels
+        if self.pixels_stored:
+            self._images[placement.image].slices.write(placement[1:], pixels)
         return StoredFrame(placement, crc, duplicate=False)
 
     def journal_frame(
@@ -291,11 +328,12 @@ class RunWriter:
                     self._remember(header.sequence_number, stored.placement, stored.crc32)
             then(error)
 
-        self._append(_frame_line(header, stored), committed)
+        line = _frame_line(header, stored)
+        self._append(line if self.pixels_stored else {**line, "stored": False}, committed)
 
     def read_slice(self, placement: Placement) -> Pixels:
-        """Return the stored pixels of one slice, (Y, X)."""
-        return np.asarray(self._images[placement.image].raw[0][placement[1:]])
+        """Return the stored pixels of one slice, (Y, X) or (3, Y, X); 0 where none are kept."""
+        return np.asarray(self._images[placement.image].raw[0][self._at(placement)])
 
     def read_mask(self, placement: Placement) -> NDArray[np.uint8]:
         """Return the stored mask of one slice, (Y, X) of 0 and 1."""
@@ -304,10 +342,10 @@ class RunWriter:
     # ----------------------------------------------------- what is derived
 
     def write_pyramid(self, placement: Placement, pixels: Pixels) -> None:
-        """Write the coarser levels of one slice."""
-        for level in self._images[placement.image].coarse:
+        """Write the coarser levels of one slice, where the run keeps pixels."""
+        for level in self._images[placement.image].coarse if self.pixels_stored else ():
             pixels = halve_mean(pixels)
-            level[placement[1:]] = pixels
+            level[self._at(placement)] = pixels
 
     def write_mask(
         self,
@@ -348,6 +386,9 @@ class RunWriter:
             raise RuntimeError(f"{self.path}: the run is closed.")
         journal.append(line, then)
 
+    def _at(self, placement: Placement) -> SliceIndex:
+        return slice_at(placement, self.spec.samples_per_pixel)
+
     def _remember(self, number: int, placement: Placement, crc: str) -> None:
         self._durable[number] = crc
         self._placed[number] = placement
@@ -359,7 +400,7 @@ class RunWriter:
         if number in self._placed:
             return self._placed[number]
         index = FrameIndex(header.index)
-        image = self._image_of(index)
+        image = self._image_of(index, header)
         c = min(self.spec.channel_number(index), len(self.spec.channels) - 1)
         placement = Placement(image, index.get("t", 0), c, index.get("z", 0))
         while self._owner.get(placement, number) != number:
@@ -371,34 +412,55 @@ class RunWriter:
         self._placed[number], self._owner[placement] = placement, number
         return placement
 
-    def _image_of(self, index: FrameIndex) -> int:
+    def _image_of(self, index: FrameIndex, header: FrameHeader) -> int:
         position, tile = index.get("p", 0), index.get("g", 0)
         for number, image in enumerate(self._images_planned):
             if (image.position, image.tile) == (position, tile):
                 return number
-        first = self._images_planned[0]
-        image = first.model_copy(
+        return self._add_image(self._unplanned(position, tile, header))
+
+    def _unplanned(self, position: int, tile: int, header: FrameHeader) -> ImageSpec:
+        """Return what is known of an image that nobody planned, as its first frame comes."""
+        beside = [image for image in self._images_planned if image.position == position]
+        well = beside[0].well if beside else None
+        fields = [image.field for image in self._images_planned if image.well == well]
+        return self._images_planned[0].model_copy(
             update={
                 "position": position,
                 "tile": tile,
                 "name": f"p{position} g{tile}",
-                "x_um": None,
-                "y_um": None,
+                "well": well,
+                "field": 0 if well is None else max(fields) + 1,
+                "x_um": header.x_um,
+                "y_um": header.y_um,
             }
         )
+
+    def _add_image(self, image: ImageSpec) -> int:
         number = len(self._images_planned)
         self._create_image(number, image)
-        series = [str(n) for n in range(number + 1)]
         for name in STORES:
-            create_series(self._store(name), series)
+            list_images(self._store(name), [*self._images_planned, image])
             if self._power_loss:
-                sync_tree(self.path / name / str(number))
-        opened = self._open_image(number)
+                sync_tree(self.path / name / image_path(image, number))
+        opened = self._open_image(number, image)
         # Planned only now that nothing can be refused any more: else it is made again.
         self._images.append(opened)
         self._images_planned.append(image)
+        self._describe()
         self.note("image", image=number, spec=image.model_dump(mode="json"))
         return number
+
+    def _describe(self) -> None:
+        """Write what the images are called and how large they are, for programs that ask there."""
+        layouts = []
+        for number, image in enumerate(self._images_planned):
+            layout, _ = self._layouts(image)
+            if number < len(self._images):
+                t, _, z, _, _ = self._images[number].raw[0].shape
+                layout = replace(layout, shape=(t, layout.shape[1], z, *layout.shape[3:]))
+            layouts.append(layout)
+        write_ome_xml(self.path / STORES[0], layouts, sync=self._power_loss)
 
     def _make_room(self, placement: Placement) -> None:
         image = self._images[placement.image]
@@ -407,39 +469,61 @@ class RunWriter:
             resize(levels, t=placement.t + 1, z=placement.z + 1)
 
     def _create_image(self, number: int, image: ImageSpec) -> None:
-        layouts = layouts_of(self.spec, image, codec=self._storage.codec)
+        layouts = self._layouts(image)
         for name, made in zip(STORES, layouts, strict=True):
             store, aside = self.path / name, f".{number}.partial"
-            if (store / str(number)).exists():
+            folder = store / image_path(image, number)
+            if folder.exists():
                 # Left by a writer that died, or found the disk full, before it said so:
                 # no frame in it was acknowledged.
-                _platform.replace(store / str(number), store / aside)
+                _platform.replace(folder, store / aside)
             shutil.rmtree(store / aside, ignore_errors=True)
             create_image(LocalStore(store), aside, made)
             # The store is valid at every moment: an image appears whole.
-            _platform.replace(store / aside, store / str(number))
+            _platform.replace(store / aside, folder)
 
-    def _open_image(self, number: int) -> _Image:
+    def _layouts(self, image: ImageSpec) -> tuple[ImageLayout, ImageLayout]:
+        return layouts_of(
+            self.spec, image, codec=self._storage.codec, pixels_stored=self.pixels_stored
+        )
+
+    def _open_image(self, number: int, image: ImageSpec) -> _Image:
         volume, probability = STORES
+        place = image_path(image, number)
         plain = LocalStore(self.path / volume)
-        image = _Image(
-            raw=open_levels(self._store(volume), str(number))[:1],
-            coarse=open_levels(plain, str(number))[1:],
-            labels={name: open_levels(plain, f"{number}/labels/{name}") for name in LABELS},
-            probability=open_levels(LocalStore(self.path / probability), str(number)),
+        raw = open_levels(self._store(volume), place)[:1]
+        opened = _Image(
+            raw=raw,
+            slices=SliceWriter(raw[0], self._folders if self._power_loss else None),
+            coarse=open_levels(plain, place)[1:],
+            labels={name: open_levels(plain, f"{place}/labels/{name}") for name in LABELS},
+            probability=open_levels(LocalStore(self.path / probability), place),
         )
         # The raw slices grow first: a writer may have died before the others had followed.
-        t, _, z, _, _ = image.raw[0].shape
-        for levels in (image.coarse, image.probability, *image.labels.values()):
+        t, _, z, _, _ = opened.raw[0].shape
+        for levels in (opened.coarse, opened.probability, *opened.labels.values()):
             resize(levels, t=t, z=z)
-        return image
+        return opened
 
     def _store(self, name: str) -> LocalStore:
         """Return the store through which nothing is lost that this run promises to keep."""
         return DurableStore(self.path / name) if self._power_loss else LocalStore(self.path / name)
 
 
-def layouts_of(spec: RunSpec, image: ImageSpec, *, codec: str) -> tuple[ImageLayout, ImageLayout]:
+def slice_at(placement: Placement, samples: int) -> SliceIndex:
+    """Return where in its image's array a slice lies: three channels of it if it has colours."""
+    _, t, c, z = placement
+    return t, c if samples == 1 else slice(c * samples, (c + 1) * samples), z
+
+
+def keeps_pixels(record: Mapping[str, Any]) -> bool:
+    """Return whether the run with this `run.json` keeps the pixels of its slices."""
+    return bool(record.get("pixels_stored", True))
+
+
+def layouts_of(
+    spec: RunSpec, image: ImageSpec, *, codec: str, pixels_stored: bool = True
+) -> tuple[ImageLayout, ImageLayout]:
     """Return how one image of a run lies in each of `STORES`."""
     layout = ImageLayout(
         name=f"{spec.name} {image.name}".strip(),
@@ -450,8 +534,24 @@ def layouts_of(spec: RunSpec, image: ImageSpec, *, codec: str) -> tuple[ImageLay
         z_step_um=spec.z_step_um,
         labels=LABELS,
         codec=codec,
+        window=None if spec.bits_per_sample is None else (0, 2**spec.bits_per_sample - 1),
+        samples_per_pixel=spec.samples_per_pixel,
+        corner_xy_um=_corner(spec, image),
+        time_step_s=spec.time_step_s,
+        pixels_stored=pixels_stored,
     )
     return layout, probability_layout(layout)
+
+
+def _corner(spec: RunSpec, image: ImageSpec) -> tuple[float, float] | None:
+    """Return where the first pixel of an image lay: the stage's place is its centre."""
+    if image.x_um is None or image.y_um is None or spec.pixel_size_um is None:
+        return None
+    pixel = spec.pixel_size_um.um
+    return (
+        image.x_um - pixel * (spec.width_px - 1) / 2,
+        image.y_um - pixel * (spec.height_px - 1) / 2,
+    )
 
 
 def probability_layout(image: ImageLayout) -> ImageLayout:
@@ -467,6 +567,8 @@ def probability_layout(image: ImageLayout) -> ImageLayout:
         codec="zstd",
         pixel_scale=PROBABILITY_SCALE,
         levels=1,
+        corner_xy_um=image.corner_xy_um,
+        time_step_s=image.time_step_s,
     )
 
 
@@ -506,7 +608,7 @@ def _frame_line(header: FrameHeader, stored: StoredFrame) -> dict[str, Any]:
     known = header.model_dump(
         mode="json",
         exclude_none=True,
-        exclude={"run_id", "height_px", "width_px", "dtype"},
+        exclude={"run_id", "height_px", "width_px", "dtype", "samples_per_pixel"},
     )
     return {
         "kind": "frame",
@@ -514,6 +616,11 @@ def _frame_line(header: FrameHeader, stored: StoredFrame) -> dict[str, Any]:
         **stored.placement._asdict(),
         "crc32": stored.crc32,
     }
+
+
+def partial_of(path: Path) -> Path:
+    """Return the folder in which a run directory is made, before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def _new_folder(output: Path, name: str) -> tuple[Path, Path]:
@@ -524,7 +631,7 @@ def _new_folder(output: Path, name: str) -> tuple[Path, Path]:
         output.mkdir(parents=True, exist_ok=True)
         for attempt in range(1000):
             path = output / (f"{stamp}_{plain}" + (f"_{attempt + 1}" if attempt else ""))
-            partial = path.with_name(f".{path.name}.partial")
+            partial = partial_of(path)
             try:
                 partial.mkdir()
             except FileExistsError:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.volume._chunks import chunk_path
+from deepfocus_live.volume._plate import image_folder
 from deepfocus_live.volume._run import STORES, layouts_of
 
 __all__ = ["Forecast", "SpaceGauge", "disk_of", "free_bytes", "in_bytes"]
@@ -131,8 +132,8 @@ class SpaceGauge:
         The run.
     codec : {"lz4", "zstd", "none"}
         Compression of the pixels.
-    masks, labels : bool
-        Whether the run gets masks, and weak labels.
+    pixels, masks, labels : bool
+        Whether the run keeps its slices, and gets masks and weak labels.
     clock : callable
         Seconds, never going back.
     """
@@ -142,12 +143,14 @@ class SpaceGauge:
         spec: RunSpec,
         *,
         codec: str,
+        pixels: bool = True,
         masks: bool = True,
         labels: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
-        self._parts = list(_parts_of(spec, codec=codec, masks=masks, labels=labels))
+        parts = _parts_of(spec, codec=codec, masks=masks, labels=labels)
+        self._parts = [part for part in parts if pixels or not part.is_image]
         self._clock = clock
         self._lock = threading.Lock()
         self._sample: list[Placement] = []
@@ -191,7 +194,7 @@ class SpaceGauge:
         """
         with self._lock:
             sample = list(self._sample)
-        sizes = [_size_of(part, folder, sample) for part in self._parts]
+        sizes = [_size_of(part, folder, self._spec, sample) for part in self._parts]
         derived = sum(
             size for part, size in zip(self._parts, sizes, strict=True) if not part.is_raw
         )
@@ -245,6 +248,7 @@ class _Part(NamedTuple):
 
     store: str
     array: str
+    is_image: bool
     is_raw: bool
     reckoned: float
 
@@ -252,18 +256,19 @@ class _Part(NamedTuple):
 def _parts_of(spec: RunSpec, *, codec: str, masks: bool, labels: bool) -> Iterator[_Part]:
     volume, probability = STORES
     image, coarse = layouts_of(spec, spec.images[0], codec=codec)
-    bytes_per_px = 2 if spec.dtype == "uint16" else 1
+    bytes_per_px = spec.frame_bytes // (spec.height_px * spec.width_px)
     ratio = _RATIOS.get((spec.dtype, codec), 1.0)
     for level, shape in enumerate(image.level_shapes):
         pixels = prod(shape[3:])
         size = _in_blocks(pixels * bytes_per_px / ratio)
-        yield _Part(volume, str(level), level == 0, size)
+        yield _Part(volume, str(level), True, level == 0, size)
         for label in image.labels:
             if masks if label == "in_focus" else labels:
                 size = _in_blocks(pixels / _LABEL_RATIO)
-                yield _Part(volume, f"labels/{label}/{level}", False, size)
+                yield _Part(volume, f"labels/{label}/{level}", False, False, size)
     if masks:
-        yield _Part(probability, "0", False, _in_blocks(prod(coarse.level_shapes[0][3:])))
+        size = _in_blocks(prod(coarse.level_shapes[0][3:]))
+        yield _Part(probability, "0", False, False, size)
 
 
 def _in_blocks(size: float) -> float:
@@ -271,10 +276,10 @@ def _in_blocks(size: float) -> float:
     return (ceil(size / _BLOCK_BYTES) + 2) * _BLOCK_BYTES
 
 
-def _size_of(part: _Part, run: Path, sample: list[Placement]) -> float:
+def _size_of(part: _Part, run: Path, spec: RunSpec, sample: list[Placement]) -> float:
     taken = []
     for placement in sample:
-        file = chunk_path(run, part.array, placement, store=part.store)
+        file = chunk_path(_image_folder(run / part.store, spec, placement), part.array, placement)
         try:
             taken.append(sum(_on_disk(path) for path in (file, file.parent, file.parent.parent)))
         except OSError:
@@ -283,6 +288,13 @@ def _size_of(part: _Part, run: Path, sample: list[Placement]) -> float:
         return part.reckoned
     mean = sum(taken) / len(taken)
     return mean if len(taken) >= _ENOUGH else max(mean, part.reckoned)
+
+
+def _image_folder(store: Path, spec: RunSpec, placement: Placement) -> Path:
+    if placement.image < len(spec.images):
+        return image_folder(store, spec.images, placement.image)
+    # Nobody planned it. One that is in a well is not looked for: others are as good a sample.
+    return store / str(placement.image)
 
 
 def _on_disk(path: Path) -> int:

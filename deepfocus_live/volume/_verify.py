@@ -6,6 +6,8 @@ Each slice is read, decoded and its CRC-32 compared with the journal's. A chunk 
 is asked for by name first: zarr would pass it off as black. A few threads read, each with one slice
 in memory at a time.
 
+A run that keeps no pixels, because its user wanted it so, has nothing to compare.
+
 A run may be written meanwhile. The journal is read first, so that every slice it names must be
 there; what lies on the disk is held against a journal read afterwards.
 """
@@ -30,11 +32,13 @@ from zarr.storage import LocalStore
 from deepfocus_live.frames import Placement
 from deepfocus_live.volume._chunks import chunk_path, is_chunk
 from deepfocus_live.volume._ledger import Ledger, read_ledger
-from deepfocus_live.volume._run import STORES
+from deepfocus_live.volume._plate import image_path
+from deepfocus_live.volume._run import STORES, SliceIndex, slice_at
 
 __all__ = ["SliceFault", "Verification", "partial_files", "verify_run"]
 
-_RAW_CHUNK = re.compile(r"(\d+)/0/c/(\d+)/(\d+)/(\d+)/0/0")
+_RAW_CHUNK = re.compile(r"(\d+)/(\d+)/(\d+)/0/0")
+_IMAGE = re.compile(r"\d+|(\w+/){2}\d+")
 _PARTIAL_FILE = re.compile(r".*\.[0-9a-f]{32}\.partial")
 _PARTIAL_IMAGE = re.compile(r"\.\d+\.partial")
 
@@ -78,6 +82,8 @@ class Verification:
     damaged_lines : tuple of int
         Numbers of other lines of the journal that cannot be read: slices may be missing in it.
     journal_missing : bool
+    pixels_stored : bool
+        Whether the run keeps pixels at all; if not, there is nothing to compare.
     """
 
     slices: int
@@ -87,6 +93,7 @@ class Verification:
     torn: bool
     damaged_lines: tuple[int, ...]
     journal_missing: bool
+    pixels_stored: bool = True
 
     @property
     def in_doubt(self) -> bool:
@@ -127,6 +134,7 @@ def verify_run(
         torn=ledger.torn,
         damaged_lines=tuple(ledger.damaged_lines),
         journal_missing=ledger.missing,
+        pixels_stored=ledger.pixels_stored,
     )
 
 
@@ -146,22 +154,30 @@ _Checked = tuple[Placement, SliceFault | None]
 
 
 def _checks(ledger: Ledger) -> Iterator[Callable[[], _Checked]]:
+    if not ledger.pixels_stored:
+        return
     arrays: dict[int, zarr.Array[Any] | str] = {}
+    samples = ledger.spec.samples_per_pixel
     for number, (placement, crc) in sorted(ledger.frames.items()):
         if placement.image not in arrays:
             arrays[placement.image] = _open_raw(ledger, placement.image)
-        path = chunk_path(ledger.path, "0", placement)
-        yield partial(_check, arrays[placement.image], number, placement, path, crc)
+        path = chunk_path(ledger.folder(placement.image), "0", placement)
+        yield partial(_check, arrays[placement.image], number, placement, samples, path, crc)
 
 
 def _check(
-    array: zarr.Array[Any] | str, number: int, placement: Placement, path: Path, crc: str
+    array: zarr.Array[Any] | str,
+    number: int,
+    placement: Placement,
+    samples: int,
+    path: Path,
+    crc: str,
 ) -> _Checked:
-    reason = _reason(array, placement, path, crc)
+    reason = _reason(array, slice_at(placement, samples), path, crc)
     return placement, None if reason is None else SliceFault(number, placement, path, reason)
 
 
-def _reason(array: zarr.Array[Any] | str, placement: Placement, path: Path, crc: str) -> str | None:
+def _reason(array: zarr.Array[Any] | str, at: SliceIndex, path: Path, crc: str) -> str | None:
     """Return what is wrong with a slice; None if nothing is."""
     if not path.is_file():
         return "its pixels are missing"
@@ -171,7 +187,7 @@ def _reason(array: zarr.Array[Any] | str, placement: Placement, path: Path, crc:
         # Not left to the decoder: it may read on behind the end of a file that is cut short.
         return "its pixels cannot be read: the file is cut short, or damaged at its beginning"
     try:
-        pixels = np.ascontiguousarray(array[placement[1:]])
+        pixels = np.ascontiguousarray(array[at])
     except Exception as error:  # decoders raise nearly anything on damaged data
         return f"its pixels cannot be read: {_first_line(error)}"
     found = f"{zlib.crc32(pixels.data):08x}"
@@ -180,11 +196,12 @@ def _reason(array: zarr.Array[Any] | str, placement: Placement, path: Path, crc:
 
 def _open_raw(ledger: Ledger, image: int) -> zarr.Array[Any] | str:
     """Return the array of an image's slices, or why there is none."""
+    place = f"{image_path(ledger.images[image], image)}/0"
     store = LocalStore(ledger.path / STORES[0], read_only=True)
     try:
-        return zarr.open_array(store, path=f"{image}/0", mode="r")
+        return zarr.open_array(store, path=place, mode="r")
     except Exception as error:  # zarr raises nearly anything on damaged metadata
-        return f"{STORES[0]}/{image}/0/zarr.json: {_first_line(error)}"
+        return f"{STORES[0]}/{place}/zarr.json: {_first_line(error)}"
 
 
 def _in_threads(checks: Iterable[Callable[[], _Checked]], threads: int) -> Iterator[_Checked]:
@@ -200,20 +217,31 @@ def _in_threads(checks: Iterable[Callable[[], _Checked]], threads: int) -> Itera
 
 
 def _unnamed(run: Path) -> tuple[Path, ...]:
+    # The journal is read last: what was written meanwhile stands in it.
     found = set(_raw_chunks(run))
     if found:
-        found -= {placement for placement, _ in read_ledger(run).frames.values()}
-    return tuple(chunk_path(run, "0", placement) for placement in sorted(found))
+        ledger = read_ledger(run)
+        for placement, _ in ledger.frames.values():
+            found.discard(chunk_path(ledger.folder(placement.image), "0", placement))
+    return tuple(sorted(found, key=_by_number))
 
 
-def _raw_chunks(run: Path) -> Iterator[Placement]:
+def _raw_chunks(run: Path) -> Iterator[Path]:
     store = run / STORES[0]
-    for raw in store.glob("*/0/c"):
+    # An image of a collection, and one of a plate.
+    for raw in (*store.glob("*/0/c"), *store.glob("*/*/*/0/c")):
+        if not _IMAGE.fullmatch(raw.parent.parent.relative_to(store).as_posix()):
+            continue
         for folder, _, names in os.walk(raw):
             for name in names:
-                match = _RAW_CHUNK.fullmatch(Path(folder, name).relative_to(store).as_posix())
-                if match:
-                    yield Placement(*map(int, match.groups()))
+                path = Path(folder, name)
+                if _RAW_CHUNK.fullmatch(path.relative_to(raw).as_posix()):
+                    yield path
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Sort as people count: 2 before 10."""
+    return [(int(part) if part.isdecimal() else 0, part) for part in path.parts]
 
 
 def _first_line(error: Exception) -> str:

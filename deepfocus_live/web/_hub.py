@@ -90,7 +90,7 @@ class LiveHub:
             Where it lies in its run.
         header : FrameHeader
             Everything else that is known of it.
-        z_slice : (Y, X) uint8 or uint16
+        z_slice : (Y, X) or (3, Y, X) uint8 or uint16
             Its pixels: kept by reference until the next slice, never written to.
         """
         key = placement.stack(header.run_id)

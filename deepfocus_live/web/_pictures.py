@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from deepfocus_live.frames import StackKey
+from deepfocus_live.frames import StackKey, luminance
 from deepfocus_live.web._contrast import Contrast, SteadyContrast
 from deepfocus_live.web._encode import encode_mask, encode_picture
 from deepfocus_live.web._message import pack_message
@@ -214,9 +214,11 @@ class PictureMaker:
             self._draw_live(job)
 
     def _draw_live(self, taken: TakenSlice) -> None:
+        # Of colours here, where a picture is made, and not for every slice that is taken.
+        z_slice = luminance(taken.z_slice)
         with self._contrast_lock:
-            contrast = self._contrast.follow(taken.stack, taken.z_slice)
-        drawn, jpeg, _ = _draw(taken.z_slice, contrast)
+            contrast = self._contrast.follow(taken.stack, z_slice)
+        drawn, jpeg, _ = _draw(z_slice, contrast)
         with self._changed:
             self._count += 1
             self._pictures[taken.frame] = Picture(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import useq
 import yaml
@@ -117,6 +118,36 @@ def test_camera_that_changes_its_image_in_mid_run_gets_a_run_of_its_own(
     assert_stored_once(open_run(first), witness.frames[:3])
     assert_stored_once(open_run(second), witness.frames[3:])
     assert open_run(second).spec.width_px == 256
+
+
+def test_colour_camera_over_a_well_plate_is_stored_to_the_last_byte_and_masked(
+    daemon: DaemonAddress, demo_core: CMMCorePlus
+) -> None:
+    witness = Witness(demo_core)
+    demo_core.setProperty("Camera", "PixelType", "32bitRGB")
+    wells = {
+        # Small, because the stage takes its time.
+        "plate": {"rows": 2, "columns": 3, "well_spacing": 0.02, "well_size": 0.01},
+        "a1_center_xy": (0, 0),
+        "selected_wells": ([0, 1], [0, 2]),
+    }
+    plan = {"axis_order": "tpgzc", "stage_positions": wells, "z_plan": {"range": 2, "step": 1}}
+    with attach(demo_core) as attached:
+        demo_core.run_mda(useq.MDASequence.model_validate(plan), block=True)
+        assert attached.wait(60)
+        (path,) = attached.status()["runs"]
+        run = wait_until_closed(Path(path))
+    assert witness.frames[0].shape == (512, 512, 3)
+    assert [str(image.image.path) for image in run.images] == ["A/1/0/0", "B/3/0/0"]
+    assert [line["sequence_number"] for line in frame_lines(run)] == list(range(6))
+    for line in frame_lines(run):
+        stored = run.images[line["image"]].read_slice(line["t"], line["c"], line["z"])
+        np.testing.assert_array_equal(
+            np.moveaxis(stored, 0, -1), witness.frames[line["sequence_number"]]
+        )
+    assert sum(line["kind"] == "mask" for line in run.journal) == 6
+    assert sum(line["kind"] == "label" for line in run.journal) == 2
+    assert_valid(run)
 
 
 def test_masks_and_stacks_come_back_to_the_microscope(

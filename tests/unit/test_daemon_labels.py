@@ -186,6 +186,7 @@ def open_runs(conditions: Conditions, warnings: list[str]) -> OpenRuns:
         background=nobody,
         budget=nobody,
         on_opened=nobody,
+        on_ended=nobody,
         on_closed=nobody,
         warn=warnings.append,
     )

@@ -105,6 +105,15 @@ SEQUENCES = {
     "channel-without-stack": _sequence(
         z_plan=STACK, channels=[{"config": "A"}, {"config": "B", "do_stack": False}]
     ),
+    "axis-order-tpgzc": _sequence(
+        axis_order="tpgzc",
+        time_plan={"interval": 0, "loops": 2},
+        stage_positions=[(0, 0), (99, 99)],
+        grid_plan=GRID,
+        z_plan=STACK,
+        channels=["A", "B"],
+    ),
+    "axis-order-zc": _sequence(axis_order="zc", z_plan=STACK, channels=["A", "B"]),
     "uneven-z": _sequence(z_plan={"relative": [0, 1, 5]}),
 }
 
@@ -167,6 +176,19 @@ def test_run_from_an_iterator_has_one_image_and_no_expectation(loops: int) -> No
     assert [channel.name for channel in spec.channels] == ["default"]
     assert spec.frames_expected is None
     assert spec.z_step_um is None
+
+
+@pytest.mark.parametrize(
+    ("told", "bits"),
+    [
+        pytest.param({"pixel_format": "Mono12"}, 12, id="12-bit"),
+        pytest.param({"pixel_format": "RGB8", "dtype": "uint8"}, 8, id="colours"),
+        pytest.param({"pixel_format": "Mono16", "dtype": "uint8"}, None, id="does-not-fit"),
+        pytest.param({"pixel_format": ""}, None, id="not-told"),
+    ],
+)
+def test_bits_of_a_count_are_the_cameras(told: dict[str, Any], bits: int | None) -> None:
+    assert plan_run(useq.MDASequence(), _summary(**told)).bits_per_sample == bits
 
 
 def test_each_run_has_an_id_of_its_own() -> None:
@@ -240,10 +262,46 @@ def test_pixel_size_that_is_not_configured_is_not_known(
     assert (pixel.um if pixel else None) == known
 
 
-def test_place_of_an_image_is_its_positions_and_unknown_for_tiles() -> None:
-    places = [(i.x_um, i.y_um) for i in _plan(stage_positions=[(1, 2), (3, 4)]).images]
-    assert places == [(1, 2), (3, 4)]
+@pytest.mark.parametrize("name", ["well-plate", "grid-at-positions", "grid-from-edges"])
+def test_place_of_an_image_is_where_its_events_go(name: str) -> None:
+    sequence = SEQUENCES[name]
+    images = plan_run(sequence, _summary()).images
+    places = {(image.position, image.tile): (image.x_um, image.y_um) for image in images}
+    for event in sequence:
+        at = event.index.get("p", 0), event.index.get("g", 0)
+        assert places[at] == (event.x_pos, event.y_pos)
+
+
+def test_place_of_a_tile_is_unknown_where_only_the_microscope_knows_its_positions() -> None:
     assert {(i.x_um, i.y_um) for i in _plan(grid_plan=GRID).images} == {(None, None)}
+
+
+@pytest.mark.parametrize(
+    ("plan", "seconds"),
+    [
+        ({"interval": 2.5, "loops": 3}, 2.5),
+        ({"duration": 10, "loops": 5}, 2.5),
+        ({"interval": 0, "loops": 3}, None),
+        ([{"interval": 1, "loops": 2}, {"interval": 3, "loops": 2}], None),
+    ],
+)
+def test_time_step_is_stated_only_where_there_is_one(plan: Any, seconds: float | None) -> None:
+    assert _plan(time_plan=plan).time_step_s == seconds
+
+
+def test_fields_of_a_plate_are_numbered_within_their_wells_tiles_and_all() -> None:
+    plate = {
+        "plate": 384,
+        "a1_center_xy": (0, 0),
+        "selected_wells": ([15, 1], [23, 2]),
+        "well_points_plan": {"num_points": 2, "random_seed": 1},
+    }
+    spec = _plan(stage_positions=plate, grid_plan={**GRID, "rows": 1})
+    assert spec.plate is not None
+    assert (len(spec.plate.rows), len(spec.plate.columns)) == (16, 24)
+    wells = [(image.well, image.field) for image in spec.images]
+    assert wells == [(well, field) for well in ("P/24", "B/3") for field in range(4)]
+    assert _plan(stage_positions=[(0, 0)]).plate is None
 
 
 def _plan(**plan: Any) -> RunSpec:
@@ -274,7 +332,7 @@ def test_plan_and_sequence_survive_their_json() -> None:
     [
         pytest.param({}, "no camera", id="no-camera"),
         pytest.param({"image_infos": []}, "no camera", id="empty"),
-        pytest.param(_summary(pixel_format="RGB32", num_components=4), "RGB", id="rgb"),
+        pytest.param(_summary(plane_shape=(48, 64, 4)), r"\(48, 64, 4\)", id="four-samples"),
         pytest.param(_summary(dtype="float32"), "float32", id="float"),
         pytest.param(_summary(dtype="uint32"), "uint32", id="uint32"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -356,6 +357,63 @@ def test_frames_of_a_killed_producer_can_be_stored_by_whoever_opens_its_ring(
         np.testing.assert_array_equal(ring.get(slot)[1], _pixels(number))
     ring.close(remove=True)
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="killed by a signal")
+@pytest.mark.parametrize("fallocate", [True, False], ids=["fallocate", "without"])
+def test_ring_whose_maker_was_killed_half_way_is_refused_and_known_as_debris(
+    tmp_path: Path, fallocate: bool
+) -> None:
+    path = tmp_path / "half.ring"
+    script = [sys.executable, "-m", "tests.left_behind", str(path), str(fallocate)]
+    with subprocess.Popen(script, cwd=Path(__file__).parents[2]) as maker:
+        assert maker.wait(60) == -signal.SIGKILL
+    with pytest.raises(RingError, match="not a whole ring"):
+        MemoryRing(path)
+    assert MemoryRing.is_debris(path)
+
+
+def _stamped(path: Path, pid: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write(pid.to_bytes(8, "little"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "debris"),
+    [
+        pytest.param(lambda path: None, False, id="whole"),
+        pytest.param(lambda path: _stamped(path, 0), False, id="whole-of-the-dead"),
+        pytest.param(lambda path: _cut(path, 4096), False, id="half-made-by-the-living"),
+        pytest.param(
+            lambda path: (_cut(path, 4096), _stamped(path, 0)), True, id="half-made-by-the-dead"
+        ),
+        pytest.param(lambda path: path.write_bytes(b""), False, id="empty-just-now"),
+        pytest.param(
+            lambda path: (path.write_bytes(b""), os.utime(path, (1, 1))), True, id="empty-long-ago"
+        ),
+        pytest.param(
+            lambda path: (_other_version(path), _stamped(path, 0)), False, id="another-version"
+        ),
+        pytest.param(lambda path: path.unlink(), False, id="gone"),
+    ],
+)
+def test_debris_is_only_what_nobody_can_ever_make_whole(
+    ring: MemoryRing, tmp_path: Path, spoil: Callable[[Path], object], debris: bool
+) -> None:
+    copy = tmp_path / "copy.ring"
+    copy.write_bytes(ring.path.read_bytes())
+    spoil(copy)
+    assert MemoryRing.is_debris(copy) == debris
+
+
+def test_ring_holds_a_frame_from_its_commitment_to_its_acknowledgement(ring: MemoryRing) -> None:
+    assert not ring.holds(1, 5)
+    _put(ring, 1, 5)
+    assert ring.holds(1, 5)
+    assert not any(ring.holds(*wrong) for wrong in ((1, 4), (0, 5), (-1, 5), (4, 5), (1, 2**63)))
+    ring.acknowledge(1, 5)
+    assert not ring.holds(1, 5)
 
 
 # ------------------------------------------------------------------- files

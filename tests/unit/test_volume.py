@@ -39,7 +39,7 @@ from deepfocus_live.volume import (
     projection_layout,
     read_journal,
 )
-from tests.ome_zarr import assert_run_is_valid, assert_store_is_valid
+from tests.ome_zarr import assert_run_is_valid, assert_store_is_valid, sizes_in_xml
 from tests.small_disk import run_on_small_disk
 from tests.stored_frames import (
     QUICK,
@@ -380,6 +380,7 @@ def test_run_grows_where_the_plan_had_no_room_and_stays_valid(
     assert all(store_frame(writer, number, index).duplicate for number, index in enumerate(indices))
     writer.close()
     run = open_run(writer.path)
+    assert sizes_in_xml(writer.path) == [image.image.shape for image in run.images]
     for number, frame in enumerate(stored):
         image, at = run.images[frame.placement.image], frame.placement[1:]
         np.testing.assert_array_equal(image.image[at], pixels_of(number, spec))
