@@ -20,6 +20,7 @@ __all__ = [
     "ProcessStamp",
     "available_memory_bytes",
     "fast_scratch_dir",
+    "log_dir",
     "lower_priority",
     "lower_thread_priority",
     "make_private",
@@ -41,7 +42,7 @@ RUNTIME_DIR_VARIABLE = "DEEPFOCUS_LIVE_RUNTIME_DIR"
 
 
 def runtime_dir() -> Path:
-    """Return the folder for what lives as long as a daemon: runtime file, lock, rings, log."""
+    """Return the folder for what lives as long as a daemon: runtime file, lock, rings."""
     override = os.environ.get(RUNTIME_DIR_VARIABLE)
     with warnings.catch_warnings():
         # Over ssh and in services XDG_RUNTIME_DIR is not set: nothing to tell a user.
@@ -53,6 +54,14 @@ def runtime_dir() -> Path:
         # A login without a session manager has no /run/user/<id>.
         path = Path(platformdirs.user_cache_dir(_APP)) / "runtime"
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def log_dir() -> Path:
+    """Return the folder of the daemon's log: on a disk, for it is asked for after a crash."""
+    override = os.environ.get(RUNTIME_DIR_VARIABLE)
+    path = Path(override or platformdirs.user_log_dir(_APP, appauthor=False))
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 
 

@@ -52,7 +52,12 @@ class _Store:
         self.ring = MemoryRing.create(
             Path("a.ring"), slots=32, slot_bytes=self.writer.spec.frame_bytes, run_room=4096
         )
-        self.intake = Intake(plan.storage(), on_stored=lambda *_: None, on_trouble=self.said.append)
+        self.intake = Intake(
+            plan.storage(),
+            on_stored=lambda *_: None,
+            on_trouble=lambda _run, text: self.said.append(text),
+            warn=lambda text, **_: self.said.append(text),
+        )
         self.taken = 0
 
     def take(self, count: int) -> None:

@@ -19,6 +19,7 @@ __all__ = ["GROUPS", "Row", "machine", "medians", "run_groups"]
 
 GROUPS = {
     "attach": "deepfocus_live.bench._attach",
+    "daemon": "deepfocus_live.bench._daemon",
     "focus": "deepfocus_live.bench._focus",
     "volume": "deepfocus_live.bench._volume",
     "inference": "deepfocus_live.bench._inference",

@@ -20,7 +20,8 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     groups: Annotated[
-        list[str] | None, typer.Argument(help="attach, focus, inference, volume; all by default.")
+        list[str] | None,
+        typer.Argument(help="attach, daemon, focus, inference, volume; all by default."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:

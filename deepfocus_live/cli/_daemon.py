@@ -1,19 +1,26 @@
-"""`start`, `stop`, `status`, `logs`."""
+"""`start`, `stop`, `status`."""
 
 from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepfocus_live.cli._logs import logs
 from deepfocus_live.cli._options import ConfigOption, ModelsOption, OutputOption
-from deepfocus_live.config import load_config
+from deepfocus_live.config import load_config, writable_folder
 from deepfocus_live.errors import InputError
 
+if TYPE_CHECKING:
+    from deepfocus_live.ring import DaemonAddress
+
 __all__ = ["register"]
+
+_MOMENT_S = 1.0
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +40,17 @@ def start(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it is ready; it goes on.")
     ] = False,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install",
+            help="Start it at every login, with these options: writes a systemd user unit, or a "
+            "scheduled task on Windows (untested there).",
+        ),
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="Take away what --install wrote.")
+    ] = False,
     owner: Annotated[
         int | None, typer.Option("--owner", help="End with the process of this pid.", hidden=True)
     ] = None,
@@ -42,6 +60,13 @@ def start(
     ] = None,
 ) -> None:
     """Start the daemon and print the page's address."""
+    if uninstall:
+        if install:
+            raise InputError("--install and --uninstall: give one of them.")
+        from deepfocus_live.cli import _service
+
+        _service.uninstall(typer.echo)
+        return
     settings = load_config(
         config, output=_text(output), web__host=host, web__port=port, models=_text(models)
     )
@@ -53,15 +78,32 @@ def start(
         "--models": _text(models),
         "--owner": owner,
     }
-    arguments = tuple(
-        part for key, value in given.items() if value is not None for part in (key, str(value))
-    )
+    arguments = _flags(given)
+    if install:
+        _install(settings.output_dir, given)
+        return
     if detach:
         _start_detached(arguments)
         return
     from deepfocus_live.daemon import run_daemon
 
     run_daemon(settings, owner_pid=owner, arguments=arguments, prefer_port=prefer_port)
+
+
+def _install(output: Path, given: dict[str, Any]) -> None:
+    """Have the system start such a daemon at every login."""
+    from deepfocus_live.cli import _service
+
+    # Better known now than at the next login, when nobody reads it.
+    writable_folder(output)
+    _service.install(_flags({**given, "--owner": None}), typer.echo)
+
+
+def _flags(given: dict[str, Any]) -> tuple[str, ...]:
+    """Return the command line that says what was given."""
+    return tuple(
+        part for key, value in given.items() if value is not None for part in (key, str(value))
+    )
 
 
 def _start_detached(arguments: tuple[str, ...]) -> None:
@@ -71,7 +113,7 @@ def _start_detached(arguments: tuple[str, ...]) -> None:
     if first is not None:
         raise InputError(
             f"a daemon is running already (pid {first.pid}), its page is at {first.page} "
-            "`deepfocus-live stop` ends it."
+            "(`deepfocus-live stop` ends it)."
         )
     address = start_daemon(arguments)
     typer.echo(f"the daemon runs (pid {address.pid}); the page is at {address.page}")
@@ -93,9 +135,23 @@ def stop(
         answer = client.ask({"type": "stop", "now": now})
     if answer.get("acquiring") and not now:
         typer.echo("an acquisition is running; the daemon ends after it (--now: at once).")
+    else:
+        _wait_until_stopped(address, float(answer.get("within_s", 90)))
     while address.stamp.alive():
         time.sleep(0.05)
     typer.echo("stopped.")
+
+
+def _wait_until_stopped(address: DaemonAddress, within_s: float) -> None:
+    """Wait; say so where it takes a moment."""
+    if address.stamp.wait(_MOMENT_S):
+        return
+    typer.echo(f"it finishes what it has in hand, within {within_s:.0f} s …")
+    if not address.stamp.wait(within_s - _MOMENT_S):
+        raise RuntimeError(
+            f"the daemon (pid {address.pid}) has not ended within {within_s:.0f} s. What it "
+            "acknowledged is on the disk: end that process; the next daemon makes good the rest."
+        )
 
 
 def status(
@@ -111,19 +167,6 @@ def status(
     with address.connect() as client:
         found = client.ask({"type": "status"})["status"]
     typer.echo(json.dumps(found, indent=1) if as_json else _in_words(found))
-
-
-def logs(
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.")] = 50,
-) -> None:
-    """Print the end of the log of a daemon that runs detached."""
-    from deepfocus_live.ring import log_path
-
-    path = log_path()
-    if not path.exists():
-        raise InputError(f"{path}: no log yet; it is written by daemons that run detached.")
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]:
-        typer.echo(line)
 
 
 def _in_words(found: dict[str, Any]) -> str:
@@ -149,7 +192,23 @@ def _in_words(found: dict[str, Any]) -> str:
         if found[name]:
             words = name.removesuffix("_ms").replace("_", " ")
             said.append(f"{words}: median {found[name]['p50']} ms, p99 {found[name]['p99']} ms")
-    return "\n".join([*said, *(f"warning: {text}" for text in found["warnings"])])
+    return "\n".join([*said, *map(_warning_in_words, found["warnings"])])
+
+
+def _warning_in_words(warning: dict[str, Any]) -> str:
+    """Return what is the matter, since when, and how often and until when it came."""
+    count = warning["count"]
+    when = _moment(warning["first_at"])
+    if count > 1:
+        when = f"{count} times, {when} to {_moment(warning['last_at'])}"
+    return f"warning ({when}): {warning['text']}"
+
+
+def _moment(seconds: float) -> str:
+    """Return the time of day, with the date where it is not today's."""
+    then = datetime.fromtimestamp(seconds)
+    today = then.date() == datetime.now().date()
+    return then.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
 
 
 def _space_in_words(forecast: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from deepfocus_live.cli import (
     _recover,
     _retrain,
     _segment,
+    _setup,
 )
 from deepfocus_live.errors import InputError
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for family in (
     _daemon,
+    _setup,
     _acquire,
     _demo,
     _label,

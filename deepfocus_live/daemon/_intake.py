@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live.config import StorageConfig
 from deepfocus_live.daemon._run import ActiveRun
+from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.frames import FrameHeader, RunSpec
 from deepfocus_live.ring import Connection, MemoryRing, RingError, SpilledFrames
 from deepfocus_live.volume import StoredFrame
@@ -74,7 +75,10 @@ class Intake:
     on_stored : callable
         Called once per newly durable frame, on the journal's thread: must be quick.
     on_trouble : callable
-        Called with one line when the disk refuses, and with None when it takes again.
+        Called with a run and one line whenever the disk refuses a slice of it, and with the run
+        and None when it takes them again.
+    warn : callable
+        Told of frames that are lost.
     memory_full : callable
         Whether frames of runs that keep no pixels must stay in their slots for now.
     """
@@ -84,12 +88,15 @@ class Intake:
         storage: StorageConfig,
         *,
         on_stored: Stored,
-        on_trouble: Callable[[str | None], None],
+        on_trouble: Callable[[ActiveRun, str | None], None],
+        warn: SayWarning,
         memory_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._workers = ThreadPoolExecutor(storage.workers, thread_name_prefix="store")
         self._on_stored = on_stored
         self._on_trouble = on_trouble
+        self._warn = warn
+        self._troubled: set[str] = set()
         self._memory_full = memory_full
         self._stopping = threading.Event()
         self.rings: dict[str, MemoryRing] = {}
@@ -148,8 +155,10 @@ class Intake:
             self._store(run, ring, slot, number, client)
         except Exception as error:
             # Whatever it is, the frame is safe in its slot and must not be given up.
-            log.exception("run %s, frame %d could not be stored", run.spec.name, number)
-            self._on_trouble(f"{run.writer.path}: {error}")
+            if run.spec.run_id not in self._troubled:
+                name = run.spec.name
+                log.exception("frame %d could not be stored", number, extra={"run": name})
+            self._trouble(run, f"{run.writer.path}: {error}")
             self._again(run, ring, slot, number, client)
 
     def _again(
@@ -172,10 +181,12 @@ class Intake:
             run.hardware_triggered |= header.hardware_triggered
         except (RingError, ValueError) as error:
             # Already acknowledged by an earlier announcement, or not ours to read.
-            log.warning("run %s, frame %d: %s", run.spec.name, number, error)
+            log.warning("frame %d: %s", number, error, extra={"run": run.spec.name})
             if client is None and (slot, number) in ring.waiting():
                 # Nobody will put it right: what is damaged must not hold up the rest for ever.
-                self._on_trouble(f"run {run.spec.name}: frame {number} is lost: {error}")
+                name = run.spec.name
+                text = f"run {name}: frame {number} is lost: {error}"
+                self._warn(text, key=("lost", run.spec.run_id), run=name)
                 ring.acknowledge(slot, number)
             self._finished(run, number)
             return
@@ -186,13 +197,14 @@ class Intake:
 
         def durable(error: BaseException | None) -> None:
             if error is not None:
-                self._on_trouble(_refusal(run, error))
+                self._trouble(run, _refusal(run, error))
                 # The slot still holds the frame: it is stored again from there, but by a
                 # worker, which may wait; this is the journal's thread.
                 with contextlib.suppress(RuntimeError):
                     self._workers.submit(self._again, run, ring, slot, number, client)
                 return
             self._acknowledge(ring, slot, number, client)
+            self._no_trouble(run)
             if not stored.duplicate or run.found_again(number):
                 self._tell_stored(run, header, stored, pixels)
             self._finished(run, number)
@@ -216,25 +228,30 @@ class Intake:
             self._on_stored(run, header, stored, pixels)
         except Exception:
             # The frame is safe; what comes after it must not end the journal's thread.
-            log.exception("run %s, frame %d", run.spec.name, header.sequence_number)
+            number, name = header.sequence_number, run.spec.name
+            log.exception("frame %d: after it was stored", number, extra={"run": name})
 
     def _insist(
         self, run: ActiveRun, header: FrameHeader, pixels: NDArray[Any]
     ) -> StoredFrame | None:
         """Write until the disk takes it: it may be full only for now."""
-        refused = False
         while True:
             try:
-                stored = run.writer.write_frame(header, pixels)
+                return run.writer.write_frame(header, pixels)
             except OSError as error:
-                refused = True
-                self._on_trouble(_refusal(run, error))
+                self._trouble(run, _refusal(run, error))
                 if self._stopping.wait(_RETRY_S):
                     return None
-                continue
-            if refused:
-                self._on_trouble(None)
-            return stored
+
+    def _trouble(self, run: ActiveRun, text: str) -> None:
+        self._troubled.add(run.spec.run_id)
+        self._on_trouble(run, text)
+
+    def _no_trouble(self, run: ActiveRun) -> None:
+        """Note that a slice of the run is durable."""
+        if run.spec.run_id in self._troubled:
+            self._troubled.discard(run.spec.run_id)
+            self._on_trouble(run, None)
 
     def _acknowledge(
         self, ring: FrameSource, slot: int, number: int, client: Client | None

@@ -6,6 +6,9 @@ What is kept of a slice until its stack is whole is bounded. Where it is too muc
 forgotten and read again. A run that keeps no pixels has nothing to read again: such a stack gets no
 weak labels, nor does one whose slices came to two daemons; both are said in a line. A slice that
 comes after its stack was labelled stays without.
+
+The kernels of this work are compiled on this thread, before its first job: on a new machine that
+takes half a minute, in which slices are stored and masked, but not yet labelled.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from deepfocus_live import _platform
 from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
+from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.focus import StackLabels
 from deepfocus_live.frames import StackKey, luminance
 from deepfocus_live.volume import RunWriter
@@ -46,6 +50,8 @@ class Background:
         Called with (run, stack, in-focus fraction per z) on this thread.
     warn : callable
         Called with one line where a stack gets no labels.
+    prepare : iterable of callables
+        Called on the thread before the first job, until it is to stop.
     """
 
     def __init__(
@@ -55,9 +61,11 @@ class Background:
         memory_mb: int,
         busy: Callable[[], bool],
         on_labelled: Callable[[ActiveRun, StackProgress, list[float | None]], None],
-        warn: Callable[[str], None] = log.warning,
+        warn: SayWarning,
+        prepare: Iterable[Callable[[], object]] = (),
     ) -> None:
         self._labels = labels
+        self._prepare = prepare
         self._most_bytes = memory_mb << 20
         self._busy = busy
         self._on_labelled = on_labelled
@@ -89,6 +97,7 @@ class Background:
 
     def _work(self) -> None:
         _platform.lower_thread_priority()
+        self._get_ready()
         while True:
             with self._changed:
                 while not self._jobs and not self._stopping:
@@ -104,11 +113,21 @@ class Background:
                 else:
                     self._finish_run(job)
             except Exception:
-                log.exception("run %s: a label could not be made", run.spec.name)
+                log.exception("a label could not be made", extra={"run": run.spec.name})
             finally:
                 if isinstance(job, StoredSlice):
                     job.done()
                 run.owe(-1)
+
+    def _get_ready(self) -> None:
+        try:
+            for step in self._prepare:
+                if self._stopping:
+                    return
+                step()
+        except Exception:
+            # What cannot be done in advance is tried again with the first stack, and said there.
+            log.exception("labels could not be prepared")
 
     def _give_way(self) -> None:
         """Let slices and masks go first, but not for ever."""
@@ -172,9 +191,8 @@ class Background:
         progress.in_memory = False
         fractions = store_labels(run.writer, key, labels, run.preset)
         for note in labels.notes:
-            log.info(
-                "run %s, image %d, t %d, c %d: %s", run.spec.name, key.image, key.t, key.c, note
-            )
+            place = (key.image, key.t, key.c)
+            log.info("image %d, t %d, c %d: %s", *place, note, extra={"run": run.spec.name})
         progress.labelled, progress.trainable = True, labels.trainable
         self._on_labelled(run, progress, fractions)
         run.forget(progress)
@@ -187,7 +205,8 @@ class Background:
             run.writer.note("no_label", image=image, t=t, c=c)
         self._warn(
             f"run {run.spec.name}: stacks without weak labels: the run keeps no pixels, and not "
-            "all their slices were in memory (labels.memory_mb too small, or a daemon killed)"
+            "all their slices were in memory (labels.memory_mb too small, or a daemon killed)",
+            run=run.spec.name,
         )
         run.forget(progress)
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
+from deepfocus_live import __version__
 from deepfocus_live._platform import ProcessStamp
 from deepfocus_live.config import Config
+from deepfocus_live.daemon._logging import CapturedOutput, daemon_log
 from deepfocus_live.daemon._service import Daemon
 from deepfocus_live.errors import InputError
-from deepfocus_live.ring import claim_daemon_lock, find_daemon
+from deepfocus_live.ring import claim_daemon_lock, find_daemon, log_path
 
 __all__ = ["run_daemon"]
+
+log = logging.getLogger(__name__)
+
+_TRIM_S = 60.0
 
 
 def run_daemon(
@@ -43,18 +50,25 @@ def run_daemon(
     if lock is None:
         first = find_daemon()
         where = f" (pid {first.pid}), its page is at {first.page}" if first else " or is starting"
-        raise InputError(f"a daemon is running already{where}. `deepfocus-live stop` ends it.")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+        raise InputError(f"a daemon is running already{where} (`deepfocus-live stop` ends it).")
     owner = None if owner_pid is None else ProcessStamp.of(owner_pid)
 
-    async def serve() -> None:
+    async def serve(output: CapturedOutput) -> None:
         # Made inside the loop: what it holds belongs to this one.
         daemon = Daemon(config, owner=owner, arguments=arguments, prefer_port=prefer_port)
+        trimming = asyncio.create_task(_keep_bounded(output))
         await daemon.run()
+        trimming.cancel()
 
     try:
-        asyncio.run(serve())
+        with daemon_log(log_path()) as output:
+            log.info("deepfocus-live %s starts, pid %d", __version__, os.getpid())
+            asyncio.run(serve(output))
     finally:
         lock.release()
+
+
+async def _keep_bounded(output: CapturedOutput) -> None:
+    while True:
+        await asyncio.sleep(_TRIM_S)
+        output.trim()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._run import StoredSlice
+from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, luminance
 from deepfocus_live.inference import Inference, InFocusModel, ModelSlot
@@ -69,7 +70,7 @@ class MaskMaker:
         *,
         on_mask: MaskMade,
         on_model: Callable[[str, str | None, str], None],
-        warn: Callable[[str], None],
+        warn: SayWarning,
     ) -> None:
         self._config = config
         self._registry = registry
@@ -121,7 +122,7 @@ class MaskMaker:
                 version,
                 provider=settings.provider,
                 threads=settings.threads,
-                on_change=self._warn,
+                on_change=partial(self._warn, key=("device", profile)),
             )
             self._slots[profile] = slot = self._loader.submit(open_slot).result()
         if self._shapes.get(profile) != shape:
@@ -171,7 +172,8 @@ class MaskMaker:
             try:
                 self._make_mask(job)
             except Exception:
-                log.exception("%s: no mask for frame %d", job.run.spec.name, job.sequence_number)
+                name = job.run.spec.name
+                log.exception("no mask for frame %d", job.sequence_number, extra={"run": name})
             finally:
                 job.done()
                 job.run.owe(-1)
@@ -212,7 +214,11 @@ class MaskMaker:
 
     def _follow(self, profile: str, slot: ModelSlot) -> None:
         name = self._registry.current_name(profile)
-        if name in (slot.model.version, self._refused.get(profile)):
+        if name == slot.model.version:
+            if self._refused.pop(profile, None) is not None:
+                self._on_model(profile, name, "made current again")
+            return
+        if name == self._refused.get(profile):
             return
         try:
             begin = time.monotonic()

@@ -15,8 +15,9 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._missed import find_missed
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StoredSlice
+from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions
 from deepfocus_live.frames import Placement, RunSpec, luminance
@@ -68,8 +70,8 @@ class OpenRuns:
         Called with a run that no more frames come for, all of them stored and passed on.
     on_closed : callable
         Called with its id.
-    warn : callable
-        Called with one line.
+    warn, clear : callable
+        Raise a warning, and end one that is raised under a key.
     """
 
     def __init__(
@@ -84,7 +86,8 @@ class OpenRuns:
         on_opened: Callable[[RunSpec], None],
         on_ended: Callable[[ActiveRun], None],
         on_closed: Callable[[str], None],
-        warn: Callable[[str], None],
+        warn: SayWarning,
+        clear: Callable[[Hashable], None],
     ) -> None:
         self._config = config
         self._conditions = conditions
@@ -96,6 +99,7 @@ class OpenRuns:
         self._on_ended = on_ended
         self._on_closed = on_closed
         self._warn = warn
+        self._clear = clear
         self._runs: dict[str, ActiveRun] = {}
         self._recent: dict[str, Path] = {}
         self._guard = threading.Lock()
@@ -158,7 +162,7 @@ class OpenRuns:
         )
         if missed is not None:
             run.writer.note("missed", **asdict(missed))
-            self._warn(missed.in_words(run.spec.name))
+            self._warn(missed.in_words(run.spec.name), run=run.spec.name)
 
     def _finish(self, run: ActiveRun) -> None:
         self._background.put(run)
@@ -199,7 +203,8 @@ class OpenRuns:
         if not writer.pixels_stored and run.received > run.masked:
             self._warn(
                 f"run {run.spec.name}: {run.received - run.masked} slices without mask: it keeps "
-                "no pixels, and an earlier daemon was killed before it had made them"
+                "no pixels, and an earlier daemon was killed before it had made them",
+                run=run.spec.name,
             )
         run.restore(open_run(path).journal, {job.key for job in leftovers})
         self._masks.put_old(leftovers)
@@ -214,7 +219,7 @@ class OpenRuns:
                 # Warm before the first frame is accepted, at the size it will have.
                 self._masks.prepare(spec.profile, (spec.height_px, spec.width_px))
             except InputError as error:
-                self._warn(f"run {spec.name}: no masks: {error}")
+                self._warn(f"run {spec.name}: no masks: {error}", run=spec.name)
                 run.segmented = False
         with self._guard:
             self._runs[spec.run_id] = run
@@ -226,7 +231,8 @@ class OpenRuns:
         return run
 
     def _conditions_of(self, spec: RunSpec) -> Conditions:
-        return conditions_of(spec, self._conditions[spec.profile], self._warn)
+        warn = partial(self._warn, run=spec.name)
+        return conditions_of(spec, self._conditions[spec.profile], warn)
 
     # ------------------------------------------------- what others left behind
 
@@ -286,8 +292,10 @@ class OpenRuns:
             except (InputError, OSError) as error:
                 # The frames stay where they are: this is not the time to give them up.
                 name = "unknown" if spec is None else spec.name
-                self._warn(f"frames of run {name} wait in {spill.path}: {error}")
+                text = f"frames of run {name} wait in {spill.path}: {error}"
+                self._warn(text, key=("waits", str(spill.path)), run=name)
                 continue
+            self._clear(("waits", str(spill.path)))
             run.ended = run.ending = False
             found.setdefault(spec.run_id, (run, []))[1].append(spill)
         if found:
@@ -303,7 +311,7 @@ class OpenRuns:
                 self._intake.drain(run, spill)
                 if spill.waiting():
                     return  # stopped: the next daemon goes on
-                log.info("%d frames of run %s came out of a spill", count, run.spec.name)
+                log.info("%d frames came out of a spill", count, extra={"run": run.spec.name})
                 spill.remove()
             self.end(run, "interrupted")
 
@@ -319,8 +327,10 @@ class OpenRuns:
                     run = self._reopen_or_create(spec, ring)
             except (InputError, OSError) as error:
                 # The frames stay where they are: this is not the time to give them up.
-                self._warn(f"frames of run {spec.name} wait in {path}: {error}")
+                text = f"frames of run {spec.name} wait in {path}: {error}"
+                self._warn(text, key=("waits", path), run=spec.name)
                 return
+            self._clear(("waits", path))
             if run is not None and not run.ended:
                 self._intake.drain(run, ring)
                 if ring.waiting():
@@ -385,7 +395,8 @@ class OpenRuns:
         for run in done:
             run.writer.close()
             self._on_closed(run.spec.run_id)
-            log.info("run %s closed: %d slices", run.writer.path, run.writer.frames_durable)
+            path, count = run.writer.path, run.writer.frames_durable
+            log.info("%s closed: %d slices", path, count, extra={"run": run.spec.name})
 
     def segmented(self, run: ActiveRun, placement: Placement) -> bool:
         """Return whether the slice at this place gets a mask."""

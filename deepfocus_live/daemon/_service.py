@@ -18,7 +18,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config, writable_folder
+from deepfocus_live.daemon._clock import ClockWatch
 from deepfocus_live.daemon._intake import Client, Intake, run_of
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
@@ -37,6 +40,7 @@ from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, St
 from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.daemon._space import SpaceWatch
 from deepfocus_live.daemon._trainer import TrainerProcess
+from deepfocus_live.daemon._warnings import StandingWarnings
 from deepfocus_live.errors import DiskFullError, InputError
 from deepfocus_live.focus import Conditions, preset_named
 from deepfocus_live.focus import warm_up as warm_up_focus
@@ -65,8 +69,9 @@ log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 1.0
 _WATCH_S = 0.5
-_MOST_WARNINGS = 20
 _CATCH_UP_S = 60.0
+_CLOSE_S = 30.0
+"""For the slice, mask and label in hand, and for closing files."""
 _MOST_UNSENT_BYTES = 16 << 20
 
 
@@ -112,13 +117,12 @@ class Daemon:
         self._config = config
         self._arguments = arguments
         self._owner = owner
-        self._started = time.time()
+        self._started = time.monotonic()
         self._stopping = False
         self._opening = 0
         self._clients: set[Client] = set()
-        self._guard = threading.RLock()
         self._telling = threading.Lock()
-        self._warnings: dict[str, int] = {}
+        self._warnings = StandingWarnings(self._note)
         self._budget = PixelBudget(config.inference.backlog_mb << 20)
         self._durable_ms, self._mask_ms = LatencyWindow(), LatencyWindow()
         self._rate = RateWindow()
@@ -131,6 +135,7 @@ class Daemon:
             config.storage,
             on_stored=self._frame_stored,
             on_trouble=self._disk_trouble,
+            warn=self._warnings.warn,
             memory_full=lambda: self._budget.full,
         )
         self._masks = MaskMaker(
@@ -138,14 +143,15 @@ class Daemon:
             self.registry,
             on_mask=self._mask_made,
             on_model=self._model_changed,
-            warn=self._warn,
+            warn=self._warnings.warn,
         )
         self._background = Background(
             labels=config.labels.enabled,
             memory_mb=config.labels.memory_mb,
             busy=self._busy,
             on_labelled=self._stack_labelled,
-            warn=self._warn,
+            warn=self._warnings.warn,
+            prepare=_kernels(config),
         )
         self._runs = OpenRuns(
             config,
@@ -156,8 +162,9 @@ class Daemon:
             budget=self._budget,
             on_opened=self._hub.run_started,
             on_ended=self._run_ended,
-            on_closed=self._hub.run_ended,
-            warn=self._warn,
+            on_closed=self._run_closed,
+            warn=self._warnings.warn,
+            clear=self._warnings.clear,
         )
         self._live = LiveView(config, self._intake, self._masks, self._hub)
         self._space = SpaceWatch(config, on_turn=self._tell_space, say=self._note)
@@ -175,7 +182,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         key = new_key()
         self._listen_to_signals(loop)
-        await asyncio.to_thread(self._warm_up)
+        if self._config.inference.enabled:
+            await asyncio.to_thread(self._masks.start)
         server = await serve_control(key, self._serve_client)
         await asyncio.to_thread(self._runs.take_over_leftovers)
         self._page.start()
@@ -205,15 +213,6 @@ class Daemon:
             server.close()
             await asyncio.to_thread(self._close_all)
         log.info("stopped")
-
-    def _warm_up(self) -> None:
-        if self._config.labels.enabled:
-            used = {profile.label_preset for profile in self._config.profiles.values()}
-            warm_up_focus(preset_named(name) for name in used)
-        for dtype in (np.uint8, np.uint16):
-            halve_mean(np.zeros((2, 2), dtype))
-        if self._config.inference.enabled:
-            self._masks.start()
 
     def _listen_to_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -255,8 +254,11 @@ class Daemon:
 
     async def _beat(self) -> None:
         """Tell every client that the event loop is alive; nothing else may hold this up."""
+        clock = ClockWatch(_HEARTBEAT_S)
         while True:
             await asyncio.sleep(_HEARTBEAT_S)
+            if gap := clock.look():
+                self._say(gap)
             for client in list(self._clients):
                 client.connection.send({"type": "heartbeat"})
 
@@ -275,6 +277,7 @@ class Daemon:
     def _look_around(self) -> None:
         self._runs.close_finished()
         self._space.look(self._runs.all())
+        self._warnings.look()
         self._trainer.look()
         self._runs.take_over_rings()
 
@@ -339,7 +342,12 @@ class Daemon:
             self._stop_now = self._stop_now or bool(message.get("now"))
             self._stopping = True
             self._stop_asked.set()
-            return {"ok": True, "acquiring": self._acquiring}
+            catch_up_s = 0.0 if self._stop_now else _CATCH_UP_S
+            return {
+                "ok": True,
+                "acquiring": self._acquiring,
+                "within_s": catch_up_s + _CLOSE_S,
+            }
         return {"ok": False, "reason": f"unknown message {kind!r}"}
 
     def _begin_run(self, client: Client, message: Message) -> Message:
@@ -387,7 +395,8 @@ class Daemon:
             return {"ok": False, "reason": "no such run"}
         self._runs.end(run, str(message.get("reason")))
         if message.get("spilled"):
-            self._say(f"run {run.spec.name}: {message['spilled']} frames were spilled to a disk")
+            text = f"run {run.spec.name}: {message['spilled']} frames were spilled to a disk"
+            self._note("info", text, run.spec.name)
         answer: Message = {"ok": True, "frames": run.writer.frames_durable}
         if run.missed is not None:
             text = run.missed.in_words(run.spec.name)
@@ -508,6 +517,10 @@ class Daemon:
             self._tell_stack(run, progress)
         self._tell_all_masked(run)
 
+    def _run_closed(self, run_id: str) -> None:
+        self._warnings.clear(("disk", run_id))
+        self._hub.run_ended(run_id)
+
     def _tell_all_masked(self, run: ActiveRun) -> None:
         if run.all_announced:
             self._tell_clients({"type": "masked", "run_id": run.spec.run_id})
@@ -532,9 +545,11 @@ class Daemon:
             self._trainer.stack_labelled(run.spec.profile, run.writer.path)
 
     def _model_changed(self, profile: str, version: str | None, reason: str) -> None:
+        key = ("model", profile)
         if version is None:
-            self._warn(f"profile {profile}: model refused: {reason}")
+            self._warnings.warn(f"profile {profile}: model refused: {reason}", key=key)
             return
+        self._warnings.clear(key)
         self._say(f"profile {profile}: model {version} in use ({reason})")
         for run in self._runs.all():
             if run.spec.profile == profile:
@@ -545,24 +560,17 @@ class Daemon:
     def _say(self, text: str) -> None:
         self._note("info", text)
 
-    def _note(self, level: str, text: str) -> None:
-        log.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
+    def _note(self, level: str, text: str, run: str | None = None) -> None:
+        number = logging.getLevelNamesMapping()[level.upper()]
+        log.log(number, "%s", text, extra={"run": run, "counted": True})
         self._hub.note(level, text)
 
-    def _warn(self, text: str) -> None:
-        with self._guard:
-            first = text not in self._warnings
-            self._warnings[text] = self._warnings.pop(text, 0) + 1
-            while len(self._warnings) > _MOST_WARNINGS:
-                del self._warnings[next(iter(self._warnings))]
-        if first:
-            self._note("warning", text)
-
-    def _disk_trouble(self, text: str | None) -> None:
+    def _disk_trouble(self, run: ActiveRun, text: str | None) -> None:
+        key = ("disk", run.spec.run_id)
         if text is None:
-            self._say("the disk takes slices again")
+            self._warnings.clear(key, over=f"run {run.spec.name}: the disk takes slices again")
         else:
-            self._warn(text)
+            self._warnings.warn(text, key=key, run=run.spec.name)
 
     def _tell_space(self, run_id: str, text: str | None) -> None:
         for client in list(self._clients):
@@ -587,14 +595,13 @@ class Daemon:
         """Return what `status --json` and the page show."""
         run = next(reversed(self._runs.all()), None)
         model, provider = self._masks.running("default" if run is None else run.spec.profile)
-        with self._guard:
-            warnings = [f"{text} (×{n})" if n > 1 else text for text, n in self._warnings.items()]
+        standing = [*self._space.warnings(), *self._warnings.standing()]
         return {
             "state": str(self.state),
             "pid": os.getpid(),
             "version": __version__,
             "address": self._page.address,
-            "uptime_s": round(time.time() - self._started, 1),
+            "uptime_s": round(time.monotonic() - self._started, 1),
             "output": str(self._config.output_dir),
             "run": None if run is None else _describe(run),
             "forecast": None if run is None else self._space.of(run),
@@ -610,8 +617,17 @@ class Daemon:
             },
             "trainer": self._trainer.status(),
             "disk_free_bytes": free_bytes(self._config.output_dir),
-            "warnings": [*self._space.warnings(), *warnings],
+            "warnings": [warning.as_json() for warning in standing],
         }
+
+
+def _kernels(config: Config) -> Iterator[Callable[[], object]]:
+    """Yield calls that compile, or load, what labels and pyramids need; see `Background`."""
+    names = {profile.label_preset for profile in config.profiles.values()}
+    for dtype in (np.uint16, np.uint8):
+        yield partial(halve_mean, np.zeros((2, 2), dtype))
+        for name in names if config.labels.enabled else ():
+            yield partial(warm_up_focus, [preset_named(name)], [dtype])
 
 
 def _check_ring(ring: MemoryRing, spec: RunSpec) -> None:

@@ -11,6 +11,7 @@ from typing import cast
 
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._run import ActiveRun
+from deepfocus_live.daemon._warnings import StandingWarning
 from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.volume import Forecast, SpaceGauge, disk_of
 
@@ -33,7 +34,7 @@ class SpaceWatch:
         Called with (run id, warning) when a forecast turns bad, and with (run id, None) when there
         is room again.
     say : callable
-        Called with (level, text) then, for log and page.
+        Called with (level, text, name of the run) then, for log and page.
     clock : callable
         Seconds, never going back.
     """
@@ -43,7 +44,7 @@ class SpaceWatch:
         config: Config,
         *,
         on_turn: Callable[[str, str | None], None],
-        say: Callable[[str, str], None],
+        say: Callable[[str, str, str | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -52,9 +53,9 @@ class SpaceWatch:
         self._clock = clock
         self._gauges: dict[str, SpaceGauge] = {}
         self._forecasts: dict[str, Forecast] = {}
-        self._standing: dict[str, str] = {}
+        self._standing: dict[str, StandingWarning] = {}
         self._turns: dict[str, int] = defaultdict(int)
-        self._refused: dict[str, tuple[str, float]] = {}
+        self._refused: dict[str, tuple[StandingWarning, float]] = {}
         self._looked_at = -_LOOK_S
         self._guard = threading.RLock()
 
@@ -69,14 +70,20 @@ class SpaceWatch:
         with self._guard:
             self._refused.pop(run.spec.run_id, None)
             self.look(runs, now=True)
-            return self._standing.get(run.spec.run_id)
+            standing = self._standing.get(run.spec.run_id)
+            return None if standing is None else standing.text
 
     def refused(self, spec: RunSpec, reason: str) -> None:
         """Note that there is no room to begin a run; it is asked for again and again."""
         with self._guard:
-            if spec.run_id not in self._refused:
-                self._say("warning", f"run {spec.name} waits: {reason}")
-            self._refused[spec.run_id] = (f"run {spec.name} waits: {reason}", self._clock())
+            text = f"run {spec.name} waits: {reason}"
+            if spec.run_id in self._refused:
+                found = self._refused[spec.run_id][0]
+                found.text, found.last_at, found.count = text, time.time(), found.count + 1
+            else:
+                found = StandingWarning(text, spec.name, time.time(), time.time())
+                self._say("warning", text, spec.name)
+            self._refused[spec.run_id] = (found, self._clock())
 
     def plan(self, spec: RunSpec, runs: Iterable[ActiveRun]) -> Forecast:
         """Return the forecast of a run that is not begun."""
@@ -112,16 +119,12 @@ class SpaceWatch:
         forecast = self._forecasts.get(run.spec.run_id)
         return None if forecast is None else forecast.as_json()
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[StandingWarning]:
         """Return what stands against the runs now."""
         with self._guard:
             late = self._clock() - _REFUSAL_STANDS_S
             self._refused = {key: kept for key, kept in self._refused.items() if kept[1] > late}
-            counted = [
-                text if self._turns[run_id] < 2 else f"{text} (×{self._turns[run_id]})"
-                for run_id, text in self._standing.items()
-            ]
-            return [*counted, *(text for text, _ in self._refused.values())]
+            return [*self._standing.values(), *(found for found, _ in self._refused.values())]
 
     # -------------------------------------------------------------- inside
 
@@ -163,15 +166,21 @@ class SpaceWatch:
 
     def _judge(self, run: ActiveRun, forecast: Forecast) -> None:
         run_id, name = run.spec.run_id, run.spec.name
-        stood = run_id in self._standing
+        standing = self._standing.get(run_id)
+        stood = standing is not None
         if not run.ended and not forecast.fits(margin=_MARGIN if stood else 0.0):
-            self._standing[run_id] = text = forecast.warning(name)
-            if not stood:
-                self._turns[run_id] += 1
-                self._say("warning", text)
-                self._on_turn(run_id, text)
+            text = forecast.warning(name)
+            if standing is not None:
+                standing.text, standing.last_at = text, time.time()
+                return
+            self._turns[run_id] += 1
+            self._standing[run_id] = StandingWarning(
+                text, name, time.time(), time.time(), count=self._turns[run_id]
+            )
+            self._say("warning", text, name)
+            self._on_turn(run_id, text)
         elif stood:
             del self._standing[run_id]
             if not run.ended:
-                self._say("info", f"run {name}: there is room for the rest of it now")
+                self._say("info", f"run {name}: there is room for the rest of it now", name)
             self._on_turn(run_id, None)

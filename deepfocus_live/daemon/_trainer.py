@@ -13,6 +13,7 @@ import yaml
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.model import Registry
+from deepfocus_live.ring import log_path
 
 __all__ = ["TrainerProcess"]
 
@@ -95,6 +96,9 @@ class TrainerProcess:
             *("--models", str(self._registry.root), "--activate", "--background"),
             *("--config", str(self._write_config())),
         ]
-        log = _platform.runtime_dir() / "trainer.log"
+        log = log_path().with_name("trainer.log")
+        if log.exists():
+            # The last one's is kept, no more: nobody else bounds it.
+            _platform.replace(log, log.with_name("trainer-before.log"))
         self._process = _platform.spawn_detached(command, log=log)
         self._say(f"fine-tuning profile {profile} for {self._learning.minutes:g} min")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from deepfocus_live.focus._door import accepted_dtypes
 from deepfocus_live.focus._labels import label_stack
@@ -14,8 +14,10 @@ from deepfocus_live.focus._presets import PRESETS, Preset
 __all__ = ["warm_up"]
 
 
-def warm_up(presets: Iterable[Preset] | None = None) -> None:
-    """Compile the kernels that labelling needs, for every dtype, and import what rules need.
+def warm_up(
+    presets: Iterable[Preset] | None = None, dtypes: Iterable[DTypeLike] = accepted_dtypes
+) -> None:
+    """Compile the kernels that labelling needs, and import what rules need.
 
     Seconds the first time on a machine, a fraction of a second once numba's cache
     on disk is filled (see `_jit` for where that is), and little when called again.
@@ -24,10 +26,13 @@ def warm_up(presets: Iterable[Preset] | None = None) -> None:
     ----------
     presets : iterable of Preset, optional
         Those that will be used; all by default.
+    dtypes : iterable of dtypes, optional
+        Of the slices that will come; all that are accepted by default.
     """
+    dtypes = tuple(dtypes)
     stack = _restless_stack()
     for preset in PRESETS.values() if presets is None else presets:
-        for dtype in accepted_dtypes:
+        for dtype in dtypes:
             label_stack(stack.astype(dtype), preset)
 
 

@@ -26,7 +26,7 @@ class StackMemory:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._last: dict[str, tuple[int, StackResult]] = {}
-        self._masked: set[str] = set()
+        self._masked: dict[str, None] = {}
 
     def add(self, result: StackResult, last_number: int) -> None:
         """Take in a result; results of one run may come in any order."""
@@ -41,7 +41,9 @@ class StackMemory:
     def all_masked(self, run_id: str) -> None:
         """Note that every result of a run has come."""
         with self._changed:
-            self._masked.add(run_id)
+            self._masked[run_id] = None
+            while len(self._masked) > _MOST_RUNS:
+                del self._masked[next(iter(self._masked))]
             self._changed.notify_all()
 
     def last_of(self, run_id: str, deadline: float) -> StackResult:

@@ -23,6 +23,8 @@ __all__ = ["HUNG_AFTER_S", "DaemonDidNotStart", "DaemonLink"]
 HUNG_AFTER_S = 10.0
 """A daemon that has been silent for so long is killed and replaced."""
 
+_LISTEN_S = 1.0
+
 log = logging.getLogger(__name__)
 
 
@@ -153,12 +155,32 @@ class DaemonLink:
             if client is None:
                 return
             try:
+                self._await_word(client)
                 self._dispatch(client.receive(HUNG_AFTER_S))
             except TimeoutError:
                 self._replace_hung()
                 self._drop(client)
             except OSError:
                 self._drop(client)
+
+    @staticmethod
+    def _await_word(client: ControlClient) -> None:
+        """Return when the daemon says something, or is gone.
+
+        Waits are counted, not time: on a computer that slept, or where this process stood still,
+        the clock has gone on while nobody could say or hear anything (on Windows also the one that
+        cannot be set). The wait that was cut off by that counts as one, and a daemon that lives
+        sends a heartbeat within the next.
+
+        Raises
+        ------
+        TimeoutError
+            If it was silent in as many waits as make `HUNG_AFTER_S`.
+        """
+        for _ in range(round(HUNG_AFTER_S / _LISTEN_S)):
+            if client.wait(_LISTEN_S):
+                return
+        raise TimeoutError
 
     def _dispatch(self, message: Message) -> None:
         if "re" in message and message["re"] == self._asked:

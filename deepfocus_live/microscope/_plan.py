@@ -24,7 +24,15 @@ from deepfocus_live.frames import (
     RunSpec,
 )
 
-__all__ = ["can_be_stored", "form_of", "frame_header", "plan_run", "planes_of", "said_of_form"]
+__all__ = [
+    "can_be_stored",
+    "form_of",
+    "frame_events",
+    "frame_header",
+    "plan_run",
+    "planes_of",
+    "said_of_form",
+]
 
 _COLORS = 3
 
@@ -292,7 +300,7 @@ def _images_of_events(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
     """Positions with plans of their own differ in z and tiles: only the events know."""
     sizes: dict[tuple[int, int], dict[str, int]] = {}
     first: dict[tuple[int, int], useq.MDAEvent] = {}
-    for event in _frames(sequence):
+    for event in frame_events(sequence):
         key = (event.index.get("p", 0), event.index.get("g", 0))
         first.setdefault(key, event)
         size = sizes.setdefault(key, {"t": 1, "z": 1})
@@ -312,7 +320,7 @@ def _images_of_events(sequence: useq.MDASequence) -> Iterable[ImageSpec]:
         )
 
 
-def _frames(sequence: useq.MDASequence) -> Iterable[useq.MDAEvent]:
+def frame_events(sequence: useq.MDASequence) -> Iterable[useq.MDAEvent]:
     """Return the events that bring a frame: focusing and custom actions bring none."""
     return (event for event in sequence if isinstance(event.action, useq.AcquireImage))
 
@@ -324,7 +332,7 @@ def _image_name(given: str | None, p: int, g: int, tiles: int) -> str:
 
 def _frames_expected(sequence: useq.MDASequence, cameras: tuple[str, ...]) -> int | None:
     if any(position.sequence is not None for position in sequence.stage_positions):
-        return sum(1 for _ in _frames(sequence)) * len(cameras)
+        return sum(1 for _ in frame_events(sequence)) * len(cameras)
     sizes = [n for n in sequence.sizes.values() if n]
     # A channel may leave out time points or z: then the product is an upper bound, not a plan.
     if not sizes or any(c.acquire_every > 1 or not c.do_stack for c in sequence.channels):

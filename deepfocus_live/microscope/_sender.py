@@ -57,7 +57,7 @@ from deepfocus_live.ring import (
     spill_folder,
 )
 
-__all__ = ["FrameSender"]
+__all__ = ["FrameSender", "ring_slots"]
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,11 @@ _T = TypeVar("_T")
 
 _POLL_S = 0.05
 _RETRY_S = 0.5
+_LOOK_S = 0.002
 _AGAIN_S = 2.0
 """Between two askings for a run that the disk has no room for."""
+_MOST_RUNS = 1000
+"""That are remembered: a program may stay attached for weeks."""
 
 
 @dataclass
@@ -124,9 +127,19 @@ class FrameCounts:
     missed: int = 0
     """Frames of the sequences that the camera did not deliver, as far as that is known."""
     paths: list[str] = field(default_factory=list)
-    """Folders of the runs, in order."""
+    """Folders of the last runs, in order."""
     space: str | None = None
     """Why the present run does not fit on its disk; None: it does, as far as is known."""
+
+
+def ring_slots(limits: RingConfig, frame_bytes: int) -> int:
+    """Return how many frames the ring is made for; fewer where shared memory has less room."""
+    if limits.slots is not None:
+        return limits.slots
+    megabytes = limits.memory_mb
+    if megabytes is None:
+        megabytes = min(_platform.available_memory_bytes() // 8 >> 20, 512)
+    return min(max((megabytes << 20) // frame_bytes, 4), 1024)
 
 
 class FrameSender:
@@ -165,9 +178,10 @@ class FrameSender:
         self._spilled_here = 0
         self._refusal: str | None = None
         self._announce_at: float | None = None
+        self._frames_flow = False
         self._next_number = 0
         self.run_ids: list[str] = []
-        """The runs that were begun, in order."""
+        """The last runs that were begun, in order."""
         self.counts = FrameCounts()
         self.link = make_link(self._receive)
         self._thread = threading.Thread(target=self._work, name="deepfocus-sender", daemon=True)
@@ -298,9 +312,29 @@ class FrameSender:
     def _next_item(self) -> _Item | None:
         """Return what is to be done next; None: nothing just now."""
         try:
-            return self._items.get_nowait() if self._spill else self._items.get(timeout=_RETRY_S)
+            if self._spill:
+                return self._items.get_nowait()
+            return self._look() if self._frames_flow else self._wake()
         except queue.Empty:
+            self._frames_flow = False
             return None
+
+    def _look(self) -> _Item:
+        """Look every few milliseconds for the next frame of a run that brings them quickly.
+
+        To wake a thread that waits in `get` costs the acquisition's thread, in the slot, a call of
+        the system, after which it often loses the processor to the one that it woke.
+        """
+        deadline = time.monotonic() + _RETRY_S
+        while self._items.empty() and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        return self._items.get_nowait()
+
+    def _wake(self) -> _Item:
+        """Sleep until there is something to do."""
+        item = self._items.get(timeout=_RETRY_S)
+        self._frames_flow = isinstance(item, _Taken | _Begin)
+        return item
 
     def _handle(self, item: _Item) -> None:
         if isinstance(item, _Prepare):
@@ -347,6 +381,7 @@ class FrameSender:
         self._prepare_ring(spec.frame_bytes, about)
         self._spill = FrameSpill(spill_folder(self._limits.spill), about)
         self.run_ids.append(spec.run_id)
+        del self.run_ids[:-_MOST_RUNS]
         self._spec, self._refusal, self._next_number = spec, None, 0
         self._announce_at = self.counts.space = None
         self._spilled_here = 0
@@ -398,7 +433,7 @@ class FrameSender:
         if self._ring is not None:
             self._ring.close(remove=True)
             self._ring = None
-        slots = self._slots(frame_bytes)
+        slots = ring_slots(self._limits, frame_bytes)
         while True:
             room = max(len(run), 1 << 20)
             path = new_ring_path(slots * (frame_bytes + 8192) + room)
@@ -413,14 +448,6 @@ class FrameSender:
                 log.warning("no room for a ring of %d frames (%s); trying half.", slots, error)
                 slots = max(slots // 2, 2)
         self._ring.run = run
-
-    def _slots(self, frame_bytes: int) -> int:
-        if self._limits.slots is not None:
-            return self._limits.slots
-        megabytes = self._limits.memory_mb
-        if megabytes is None:
-            megabytes = min(_platform.available_memory_bytes() // 8 >> 20, 512)
-        return min(max((megabytes << 20) // frame_bytes, 4), 1024)
 
     def _announce_run(self) -> None:
         """Tell the daemon of the run; one that was replaced goes on with it."""
@@ -628,6 +655,7 @@ class FrameSender:
             self._acknowledged.set()
         elif message["path"] not in self.counts.paths[-1:]:
             self.counts.paths.append(message["path"])
+            del self.counts.paths[:-_MOST_RUNS]
 
     def _tell_space(self, text: str | None) -> None:
         if text is not None and self.counts.space is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import useq
@@ -16,15 +18,33 @@ from pydantic import ValidationError
 from pymmcore_plus import CMMCorePlus
 from pymmcore_plus.metadata import summary_metadata
 
+from deepfocus_live._platform import available_memory_bytes
 from deepfocus_live.config import Config, load_config
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Calibration, RunSpec
 from deepfocus_live.microscope._attach import attach
-from deepfocus_live.microscope._plan import plan_run
+from deepfocus_live.microscope._plan import frame_events, plan_run
 from deepfocus_live.microscope._quiet import untold
+from deepfocus_live.microscope._sender import ring_slots
 from deepfocus_live.ring import find_daemon
 
-__all__ = ["Plan", "Report", "Room", "load_microscope", "load_sequence", "plan", "room_for", "run"]
+__all__ = [
+    "Memory",
+    "Plan",
+    "Progress",
+    "Report",
+    "Room",
+    "load_microscope",
+    "load_sequence",
+    "memory_for",
+    "plan",
+    "room_for",
+    "run",
+]
+
+_POLL_S = 0.1
+_EVENTS_READ = 100_000
+"""Of a longer sequence the rest is reckoned with the shortest exposure among these."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,29 @@ class Plan:
     z_step: str
     bytes: int
     """Before compression; 0 where the number of frames is unknown."""
+    seconds: float
+    """Exposures and intervals alone: stages, shutters and read-out come on top."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an acquisition takes of this computer's memory."""
+
+    ring_frames: int
+    ring_bytes: int
+    """Shared with the daemon, from the start."""
+    most_bytes: int
+    """What frames may take besides while the disk is slower than the camera."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an acquisition is."""
+
+    taken: int
+    durable: int
+    acquiring: bool
+    """False: all that will be is taken, and the last frames are on their way to the disk."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +106,10 @@ class Report:
     frames: int
     durable: int
     reason: str
+    """`completed`, `canceled` or `errored`."""
     paths: tuple[str, ...]
+    error: str | None = None
+    """What ended it, where it failed."""
 
 
 def load_sequence(path: Path) -> useq.MDASequence:
@@ -156,7 +202,30 @@ def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
         pixel_size=_in_words(spec.pixel_size_um),
         z_step=_in_words(spec.z_step_um),
         bytes=(spec.frames_expected or 0) * spec.frame_bytes,
+        seconds=_least_seconds(core, sequence, spec),
     )
+
+
+def _least_seconds(core: CMMCorePlus, sequence: useq.MDASequence, spec: RunSpec) -> float:
+    """Return how long `sequence` takes at least: exposures one after the other, and intervals."""
+    usual_ms = core.getExposure()
+    # Times are counted from the start, or from where the sequence sets its clock anew.
+    now = start = 0.0
+    exposures: list[float] = []
+    for event in itertools.islice(frame_events(sequence), _EVENTS_READ):
+        start = now if event.reset_event_timer else start
+        exposures.append((event.exposure or usual_ms) / 1000)
+        now = max(now, start + (event.min_start_time or 0.0)) + exposures[-1]
+    # Several cameras expose together.
+    left = (spec.frames_expected or 0) // max(len(spec.cameras), 1) - len(exposures)
+    return now + max(left, 0) * min(exposures, default=0.0)
+
+
+def memory_for(core: CMMCorePlus, settings: Config) -> Memory:
+    """Return what frames of this microscope would take of the memory, by what is free now."""
+    frame_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
+    slots = ring_slots(settings.ring, frame_bytes)
+    return Memory(slots, slots * frame_bytes, available_memory_bytes() // 2)
 
 
 def room_for(
@@ -230,10 +299,16 @@ def run(
     output: Path | None = None,
     config: Path | None = None,
     ignore_space: bool = False,
+    on_progress: Callable[[Progress], object] | None = None,
 ) -> Report:
     """Run `sequence`, attached; returns when every frame is on the disk.
 
     Ctrl-C cancels the acquisition and closes the run in order.
+
+    Parameters
+    ----------
+    on_progress : callable or None
+        Called a few times a second on the calling thread.
 
     Raises
     ------
@@ -248,29 +323,65 @@ def run(
                 raise InputError(
                     f"{warning} Nothing was taken: choose another --output, or add --ignore-space."
                 )
-        with _cancel_on_interrupt(core):
-            core.run_mda(sequence, block=True)
-        reason = str(core.mda.status.finish_reason or "interrupted")
-        attached.wait()
+
+        def tell(acquiring: bool) -> None:
+            if on_progress is not None:
+                said = attached.status()
+                on_progress(Progress(said["frames_taken"], said["frames_durable"], acquiring))
+
+        with _interrupts() as interrupted:
+            error = _acquire(core, sequence, interrupted, tell)
+            reason = core.mda.status.finish_reason
+            while not attached.wait(_POLL_S):
+                tell(False)
+            tell(False)
         said = attached.status()
-    return Report(said["frames_taken"], said["frames_durable"], reason, tuple(said["runs"]))
+    return Report(
+        said["frames_taken"],
+        said["frames_durable"],
+        str(getattr(reason, "value", None) or "interrupted"),
+        tuple(said["runs"]),
+        None if error is None else " ".join(str(error).split()) or type(error).__name__,
+    )
 
 
-class _cancel_on_interrupt:
-    """Within this context Ctrl-C cancels the acquisition instead of killing it."""
+def _acquire(
+    core: CMMCorePlus,
+    sequence: useq.MDASequence,
+    interrupted: threading.Event,
+    tell: Callable[[bool], None],
+) -> Exception | None:
+    """Run the sequence until its end, or until interrupted; return what made it fail."""
+    failed: list[Exception] = []
 
-    def __init__(self, core: CMMCorePlus) -> None:
-        self._core = core
+    def work() -> None:
+        try:
+            core.mda.run(sequence)
+        except Exception as error:
+            failed.append(error)
 
-    def __enter__(self) -> None:
-        # Signals belong to the main thread; elsewhere the caller keeps its own ways.
-        self._mine = threading.current_thread() is threading.main_thread()
-        if self._mine:
-            self._before = signal.signal(signal.SIGINT, self._cancel)
+    # On a thread of its own: on Windows no Ctrl-C reaches a main thread that waits for ever.
+    thread = threading.Thread(target=work, name="deepfocus-acquire")
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        tell(True)
+        if interrupted.is_set():
+            # Again and again: asked before the runner has begun it does nothing.
+            core.mda.cancel()
+    return failed[0] if failed else None
 
-    def __exit__(self, *_: object) -> None:
-        if self._mine:
-            signal.signal(signal.SIGINT, self._before)
 
-    def _cancel(self, _number: int, _frame: FrameType | None) -> None:
-        self._core.mda.cancel()
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Within this context Ctrl-C sets the event instead of ending the program."""
+    interrupted = threading.Event()
+    # Signals belong to the main thread; elsewhere the caller keeps its own ways.
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

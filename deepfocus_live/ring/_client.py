@@ -28,7 +28,7 @@ __all__ = ["ControlClient"]
 class ControlClient:
     """One authenticated connection to the daemon.
 
-    `send` may be called from several threads; `receive` from one.
+    `send` may be called from several threads; `wait` and `receive` from one.
 
     Raises
     ------
@@ -74,6 +74,15 @@ class ControlClient:
         """Send one message."""
         with self._sending:
             self._socket.sendall(encode(message))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether something has come, or the end, within `timeout_s`; nothing is taken."""
+        self._reading.settimeout(timeout_s)
+        try:
+            self._reading.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        return True
 
     def receive(self, timeout_s: float, *, limit: int | None = None) -> Message:
         """Return the next message.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import subprocess
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _SHM = Path("/dev/shm")
+_MOST_OUTPUTS = 4
 _INPUT_ERROR = 2  # the command line's exit code for what is the user's to mend
 
 _children: list[subprocess.Popen[bytes]] = []
@@ -76,8 +78,18 @@ def _runtime_file() -> Path:
 
 
 def log_path() -> Path:
-    """Return the daemon's log file."""
-    return _platform.runtime_dir() / "daemon.log"
+    """Return the daemon's log file; full ones and captured output lie beside it."""
+    return _platform.log_dir() / "daemon.log"
+
+
+def _new_output_path() -> Path:
+    """Return a new file for what a daemon prints; of older ones the newest are kept."""
+    folder = log_path().parent
+    # A name of its own: a running daemon holds its file open, and Windows lets nobody rename it.
+    for old in sorted(folder.glob("start-*.out"))[: -(_MOST_OUTPUTS - 1)]:
+        with contextlib.suppress(OSError):
+            old.unlink()
+    return folder / f"start-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}.out"
 
 
 def new_key() -> str:
@@ -131,14 +143,13 @@ def start_daemon(
     InputError
         If it refused what it was given.
     DaemonDidNotStart
-        If it failed otherwise; with the last line of its log.
+        If it failed otherwise; with the last line that it printed.
     """
-    log = log_path()
-    begin = log.stat().st_size if log.exists() else 0
+    output = _new_output_path()
     executable = str(python or sys.executable)
     command = [executable, "-m", "deepfocus_live", "start", *arguments]
     _children[:] = [child for child in _children if child.poll() is None]
-    process = _platform.spawn_detached(command, log=log)
+    process = _platform.spawn_detached(command, log=output)
     _children.append(process)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
@@ -146,19 +157,19 @@ def start_daemon(
         if address is not None:
             return address
         if process.poll() is not None and find_daemon() is None:
-            words = _last_words(log, begin)
+            words = _last_words(output, process.returncode)
             if process.returncode == _INPUT_ERROR:
                 raise InputError(words.removeprefix("deepfocus-live: "))
             raise DaemonDidNotStart(words)
         time.sleep(0.05)
-    raise DaemonDidNotStart(f"the daemon was not ready after {patience_s:.0f} s; see {log}")
+    raise DaemonDidNotStart(f"the daemon was not ready after {patience_s:.0f} s; see {log_path()}")
 
 
-def _last_words(log: Path, begin: int) -> str:
-    with log.open("rb") as file:
-        file.seek(begin)
-        said = file.read().decode(errors="replace").strip().splitlines()
-    return said[-1] if said else f"the daemon ended without a word; see {log}"
+def _last_words(output: Path, code: int) -> str:
+    said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if said:
+        return said[-1]
+    return f"the daemon ended without a word (exit code {code}); see {log_path()}"
 
 
 def new_ring_path(size: int) -> Path:

@@ -39,7 +39,8 @@ class StatusText:
         except Exception as error:
             # The page must go on, and say that something is wrong.
             _LOG.exception("The status for the page could not be made")
-            return json.dumps({"state": "unknown", "warnings": [f"No status: {error}"]})
+            warning = {"text": f"No status: {error}", "count": 1}
+            return json.dumps({"state": "unknown", "warnings": [warning]})
 
 
 def _plain(value: Any) -> Any:

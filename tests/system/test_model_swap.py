@@ -101,7 +101,7 @@ def test_damaged_model_is_refused_and_the_old_one_goes_on(
     assert {line["model"] for line in run.journal if line["kind"] == "mask"} == {"copy-1"}
     warnings = _status()["warnings"]
     assert isinstance(warnings, list)
-    assert any("copy-2" in warning for warning in warnings)
+    assert any("copy-2" in warning["text"] for warning in warnings)
 
 
 def test_daemon_teaches_itself_and_takes_up_what_it_learned(

@@ -35,7 +35,9 @@ MINUTES = 0.2
 SMALL = (
     (_anchor, "_ANCHOR_STACKS", 3),
     (_anchor, "_ANCHOR_SHAPE", (3, 128, 128)),
-    (_anchor, "_SMALL_SHAPE", (3, 128, 128)),
+    (_anchor, "_REHEARSED_SHAPE", (3, 128, 128)),
+    (_anchor, "_REHEARSED_STACKS", 8),
+    (_anchor, "_LEAST_REHEARSED", 4),
     (_precision, "_TRIAL", (1, 64, 64)),
 )
 """What is made and tried at the start of every training; the unit tests have the whole anchor."""
@@ -52,6 +54,7 @@ def make_all_small() -> None:
 def all_small() -> Iterator[None]:
     before = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
     _anchor.anchor_set.cache_clear()
+    _anchor._rehearsed.cache_clear()
     make_all_small()
     # Compiling counts as the user's time: here it would be all of it.
     warm_up()
@@ -59,6 +62,7 @@ def all_small() -> Iterator[None]:
     for module, name, value in before:
         setattr(module, name, value)
     _anchor.anchor_set.cache_clear()
+    _anchor._rehearsed.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_what_the_dead_left_is_stored_and_freed_at_the_start(
         assert_stored_once(run, [left_behind.pixels_of(name, n) for n in range(whole[name])])
     assert list((folder / "runs").glob(".*")) == []
     log = log_path().read_text(encoding="utf-8")
-    assert "run damaged: frame 6 is lost" in log
+    assert "[damaged] frame 6 is lost" in log
     assert "left half-made" in log
 
 
@@ -255,7 +255,8 @@ def test_run_with_a_faulty_camera_has_all_other_frames_and_says_which_are_missin
         assert (line["count"], line["exact"]) == (len(lost), not hardware)
         assert ("hardware-sequenced" in said[0]) == hardware
         assert any(
-            "did not deliver" in w for w in _ask(daemon, type="status")["status"]["warnings"]
+            "did not deliver" in w["text"]
+            for w in _ask(daemon, type="status")["status"]["warnings"]
         )
     else:
         assert _missed(run) == []

@@ -14,11 +14,21 @@ from deepfocus_live import __version__
 from deepfocus_live.cli._main import app, main
 
 PROMISED: dict[str, set[str]] = {
-    "start": {"--config", "--output", "--host", "--port", "--detach", "--models"},
+    "start": {
+        "--config",
+        "--output",
+        "--host",
+        "--port",
+        "--detach",
+        "--models",
+        "--install",
+        "--uninstall",
+    },
     "stop": set(),
     "status": {"--json"},
-    "logs": set(),
+    "logs": {"--lines", "--follow", "--level"},
     "acquire": {"--mm-config", "--sequence", "--output", "--dry-run", "--ignore-space"},
+    "setup": {"--mm-config", "--profile", "--config", "--output", "--slices", "--yes"},
     "demo": {"--stacks", "--headless", "--output"},
     "label": {
         "-o",

@@ -62,7 +62,13 @@ def labelled(
     def tell(_run: ActiveRun, progress: StackProgress, _shares: list[float | None]) -> None:
         told.append(progress.trainable)
 
-    background = Background(labels=True, memory_mb=memory_mb, busy=lambda: False, on_labelled=tell)
+    background = Background(
+        labels=True,
+        memory_mb=memory_mb,
+        busy=lambda: False,
+        on_labelled=tell,
+        warn=lambda text, **_: pytest.fail(text),
+    )
     budget = PixelBudget(1 << 20)
     for t, stack in enumerate(stacks):
         for z, pixels in enumerate(stack):
@@ -129,7 +135,7 @@ def test_notes_and_what_may_be_learned_go_to_the_journal_and_the_log(
         assert any(note.startswith("z-step 6.0 µm is above") for note in line["notes"])
         np.testing.assert_allclose(line["in_focus_fraction"], labels.focus_curve, atol=1e-6)
         for note in line["notes"]:
-            assert f"run organoid, image 0, t {line['t']}, c 0: {note}" in caplog.messages
+            assert f"image 0, t {line['t']}, c 0: {note}" in caplog.messages
 
 
 def test_stacks_beyond_the_memory_are_read_again_and_labelled_alike(
@@ -188,7 +194,8 @@ def open_runs(conditions: Conditions, warnings: list[str]) -> OpenRuns:
         on_opened=nobody,
         on_ended=nobody,
         on_closed=nobody,
-        warn=warnings.append,
+        warn=lambda text, **_: warnings.append(text),
+        clear=nobody,
     )
 
 

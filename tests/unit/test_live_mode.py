@@ -132,7 +132,7 @@ def test_live_and_stored_slices_take_turns_and_the_newest_live_one_wins() -> Non
         None,  # type: ignore[arg-type]
         on_mask=print,
         on_model=print,
-        warn=print,
+        warn=lambda text, **_: pytest.fail(text),
     )
     blank = np.zeros((2, 2), np.uint8)
     live = [LiveSlice("me", "default", blank, print) for _ in range(3)]

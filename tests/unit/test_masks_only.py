@@ -116,7 +116,7 @@ def _label(run: ActiveRun, slices: NDArray[Any], zs: range, *, memory_mb: int) -
         memory_mb=memory_mb,
         busy=lambda: False,
         on_labelled=lambda _run, progress, _fractions: labelled.append(progress),
-        warn=warnings.append,
+        warn=lambda text, **_: warnings.append(text),
     )
     budget = PixelBudget(1)  # slices that exist nowhere else are held all the same
     for z in zs:
@@ -194,7 +194,8 @@ def test_frames_stay_in_the_ring_while_memory_is_full_and_none_goes_without_its_
     intake = Intake(
         MASKS_ONLY,
         on_stored=lambda _run, header, _stored, _pixels: told.append(header.sequence_number),
-        on_trouble=lambda text: pytest.fail(str(text)),
+        on_trouble=lambda _run, text: pytest.fail(str(text)),
+        warn=lambda text, **_: pytest.fail(text),
         memory_full=lambda: full[0],
     )
     ring = MemoryRing.create(tmp_path / "ring", slots=4, slot_bytes=2 * 20 * 30, run_room=9)

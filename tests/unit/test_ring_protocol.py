@@ -580,7 +580,8 @@ def test_daemon_that_does_not_start_is_reported_with_its_last_words(
         stub.chmod(0o755)
         with pytest.raises(DaemonDidNotStart, match=words):
             start_daemon(python=stub, patience_s=20)
-    assert "on fire" in log_path().read_text()
+    said = [path.read_text() for path in log_path().parent.glob("start-*.out")]
+    assert sorted(said) == ["", "loading\nthe disk is on fire\n"]
     stub.write_text("#!/bin/sh\necho deepfocus-live: port 8765 is taken; exit 2\n")
     with pytest.raises(InputError, match=r"^port 8765 is taken$"):
         start_daemon(python=stub, patience_s=20)

@@ -219,11 +219,12 @@ assert not watch.plan(spec, []).fits()
 run = ActiveRun(RunWriter.create(Path("runs"), spec, ours.QUICK, about={}), preset="consensus")
 warning = watch.opened(run, [run])
 assert "of 25 frames" in warning and told == [("abc", warning)], (warning, told)
-assert watch.warnings() == [warning] and said == [("warning", warning)]
+assert [one.text for one in watch.warnings()] == [warning]
+assert said == [("warning", warning, spec.name)]
 now[0] += 1
 ballast.unlink()
 watch.look([run])
-assert watch.warnings() == [warning]  # looked at too short a time ago
+assert [one.text for one in watch.warnings()] == [warning]  # looked at too short a time ago
 now[0] += 2
 watch.look([run])
 assert watch.warnings() == [] and told[1:] == [("abc", None)], told
@@ -269,14 +270,15 @@ try:
 except DiskFullError as error:
     watch.refused(again, str(error))
     watch.refused(again, str(error))
-assert [text for text in watch.warnings() if "later waits" in text and "Make room" in text]
-assert [level for level, text in said if "later" in text] == ["warning"]
+(waits,) = (one for one in watch.warnings() if one.run == "later")
+assert "later waits" in waits.text and "Make room" in waits.text and waits.count == 2, waits
+assert [level for level, text, run in said if run == "later"] == ["warning"]
 assert [path.name for path in Path("runs").iterdir()] == [run.writer.path.name]
 watch.look([run], now=True)
-assert watch.warnings()[0].endswith("(×2)") and told[2][0] == "abc", (watch.warnings(), told)
+assert watch.warnings()[0].count == 2 and told[2][0] == "abc", (watch.warnings(), told)
 assert watch.of(run)["measured"] and f"after about {number} of 100 frames" in told[2][1], told
 now[0] += 11
-assert not [text for text in watch.warnings() if "later waits" in text]
+assert not [one for one in watch.warnings() if one.run == "later"]
 run.ended = True
 watch.look([run], now=True)
 assert watch.warnings() == []
@@ -368,7 +370,8 @@ def test_frames_wait_in_the_ring_for_room_to_begin_their_run(
 class UntouchedCore:
     """A core that says when an acquisition is begun."""
 
-    def run_mda(self, _sequence: useq.MDASequence, *, block: bool) -> None:
+    @property
+    def mda(self) -> None:
         raise StopIteration("begun")
 
 

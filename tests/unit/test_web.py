@@ -433,7 +433,10 @@ def test_status_that_fails_is_shown_as_such(
 
     served.status = fail
     answer = served.get("/api/status").json()
-    assert answer == {"state": "unknown", "warnings": ["No status: no such run"]}
+    assert answer == {
+        "state": "unknown",
+        "warnings": [{"text": "No status: no such run", "count": 1}],
+    }
     assert "could not be made" in caplog.text
 
 

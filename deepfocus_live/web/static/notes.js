@@ -29,7 +29,7 @@ export class Notes {
   }
 
   setWarnings(warnings) {
-    if (warnings.join("\n") === this.warnings.join("\n")) return;
+    if (JSON.stringify(warnings) === JSON.stringify(this.warnings)) return;
     this.warnings = warnings;
     this.write();
   }
@@ -40,7 +40,11 @@ export class Notes {
   }
 
   write() {
-    const standing = this.warnings.map((text) => ({ level: "warning", text }));
+    const standing = this.warnings.map(({ text, count, last_at }) => ({
+      level: "warning",
+      text: count > 1 ? `${text} (×${count})` : text,
+      at: last_at,
+    }));
     const newestFirst = [...this.notes].reverse();
     byId("notes").replaceChildren(...[...standing, ...newestFirst].slice(0, SHOWN).map(line));
   }
