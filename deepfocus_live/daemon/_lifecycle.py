@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 
-from deepfocus_live import __version__
 from deepfocus_live._platform import ProcessStamp
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._logging import CapturedOutput, daemon_log
@@ -62,7 +60,6 @@ def run_daemon(
 
     try:
         with daemon_log(log_path()) as output:
-            log.info("deepfocus-live %s starts, pid %d", __version__, os.getpid())
             asyncio.run(serve(output))
     finally:
         lock.release()

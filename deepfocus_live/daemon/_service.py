@@ -200,7 +200,8 @@ class Daemon:
             (*self._arguments, "--prefer-port", str(self._page.port)),
         )
         publish_daemon(address)
-        log.info("ready; the page is at %s", self._page.address)
+        said = __version__, stamp.pid, self._page.address
+        log.info("deepfocus-live %s is ready, pid %d, its page at %s", *said)
         try:
             tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._watch())]
             await self._stop_asked.wait()

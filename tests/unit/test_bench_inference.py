@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -225,10 +226,13 @@ class _Hoarder(ModelSlot):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self.kept: list[np.ndarray] = []
+        self.kept: list[mmap.mmap] = []
 
     def swap(self, *given: Any) -> InFocusModel:
-        self.kept.append(np.ones(40_000_000, np.uint8))  # larger than what allocators keep back
+        # From the system itself: an allocator may have as much that was given back to it.
+        memory = mmap.mmap(-1, 40_000_000)
+        np.frombuffer(memory, np.uint8)[:] = 1
+        self.kept.append(memory)
         return super().swap(*given)
 
 
