@@ -49,6 +49,9 @@ class Effort:
         Times that the slow references are run among them.
     seconds : float
         Time limit of each shape, and of the many swaps.
+    pause_s : float
+        Before everything that is timed: a library's threads that wait for more work keep a core
+        busy for so long (OpenBLAS), and would be timed as the next one's.
     gemm_side : int
         Rows and columns of the matrices whose product sets the floor.
     swaps_under_load, swaps, first_swaps : int
@@ -58,7 +61,8 @@ class Effort:
     shapes: tuple[tuple[int, int], ...] = ((1024, 1344), (2048, 2048))
     slices: int = 200
     seldom: int = 8
-    seconds: float = 60.0
+    seconds: float = 180.0
+    pause_s: float = 0.1
     gemm_side: int = 1024
     swaps_under_load: int = 20
     swaps: int = 1000
@@ -150,7 +154,14 @@ def _time_masks(
     # At every turn: a processor whose speed changes within the run changes for both.
     often |= _floor.gemms(effort.gemm_side)
     seldom = {_PUBLISHED: endless(models[_PUBLISHED].infer)}
-    return in_turns(often, seldom, repeat=effort.slices, few=effort.seldom, seconds=effort.seconds)
+    return in_turns(
+        often,
+        seldom,
+        repeat=effort.slices,
+        few=effort.seldom,
+        seconds=effort.seconds,
+        pause_s=effort.pause_s,
+    )
 
 
 def in_turns(
@@ -160,6 +171,7 @@ def in_turns(
     repeat: int,
     few: int,
     seconds: float,
+    pause_s: float = 0.0,
 ) -> dict[str, list[float]]:
     """Return what each call took, in seconds, by name.
 
@@ -173,6 +185,8 @@ def in_turns(
         Turns, and how many of them are everybody's.
     seconds : float
         Time limit: no turn begins later, but for the first.
+    pause_s : float
+        Before each call.
     """
     everybody = {**often, **seldom}
     for call in everybody.values():
@@ -184,6 +198,7 @@ def in_turns(
         if turn and time.perf_counter() > deadline:
             break
         for name, call in (often if turn % between else everybody).items():
+            time.sleep(pause_s)
             begin = time.perf_counter()
             call()
             spent[name].append(time.perf_counter() - begin)

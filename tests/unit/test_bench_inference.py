@@ -29,6 +29,7 @@ _TINY = Effort(
     shapes=((64, 80),),
     slices=3,
     seldom=2,
+    pause_s=0.0,
     gemm_side=64,
     swaps_under_load=1,
     swaps=2,
@@ -242,6 +243,13 @@ def test_memory_that_swaps_keep_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     done, grown = _swaps.memory_of_swaps(version, swaps=2, first=1, seconds=60)
     assert done == 2
     assert 60 < grown < 110  # of two, not of three
+
+
+def test_pause_before_a_call_is_not_its_time() -> None:
+    began = time.perf_counter()
+    spent = in_turns({"a": list}, {"b": list}, repeat=3, few=3, seconds=60, pause_s=0.01)
+    assert time.perf_counter() - began > 0.06
+    assert max(spent["a"] + spent["b"]) < 0.01
 
 
 def test_time_limit_ends_the_many_swaps() -> None:
