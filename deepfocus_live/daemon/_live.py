@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._intake import Client, Intake
-from deepfocus_live.daemon._masks import LiveSlice, MaskMaker, focus_score
+from deepfocus_live.daemon._masks import LiveSlice, MaskMaker
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import (
     ChannelSpec,
@@ -115,14 +115,13 @@ class LiveView:
         self, client: Client, header: FrameHeader, result: Inference, model: str, provider: str
     ) -> None:
         fraction = float(np.count_nonzero(result.mask)) / result.mask.size
-        score = focus_score(result)
         self._hub.mask_made(
             header.run_id,
             _PLACE,
             header.sequence_number,
             result.mask,
             in_focus_fraction=fraction,
-            focus_score=score,
+            focus_score=result.focus_score,
             model=model,
             provider=provider,
             milliseconds=result.milliseconds,
@@ -135,7 +134,7 @@ class LiveView:
                 "sequence_number": header.sequence_number,
                 "z_um": header.z_um,
                 "in_focus_fraction": fraction,
-                "focus_score": score,
+                "focus_score": result.focus_score,
                 "model": model,
                 "milliseconds": result.milliseconds,
                 **packed_mask(result.mask),

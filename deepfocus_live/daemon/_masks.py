@@ -24,7 +24,7 @@ from deepfocus_live.inference import Inference, InFocusModel, ModelSlot
 from deepfocus_live.model import Registry
 from deepfocus_live.volume import PROBABILITY_SCALE, RunWriter
 
-__all__ = ["LiveSlice", "MaskMade", "MaskMaker", "focus_score", "store_mask"]
+__all__ = ["LiveSlice", "MaskMade", "MaskMaker", "store_mask"]
 
 log = logging.getLogger(__name__)
 
@@ -259,19 +259,9 @@ def store_mask(
         provider=model.provider,
         milliseconds=round(result.milliseconds, 3),
         in_focus_fraction=round(fraction, 6),
-        focus_score=round(focus_score(result), 6),
+        focus_score=round(result.focus_score, 6),
     )
     return result, fraction
-
-
-def focus_score(result: Inference) -> float:
-    """Return how much of a slice is in focus by the network's own word, 0 … 1.
-
-    Its mean probability: as a mask's in-focus fraction, without a threshold. So it also
-    orders slices of which nothing, or all, passes the threshold, and unlike a contrast it
-    does not follow exposure.
-    """
-    return float(result.probability.mean()) / 255
 
 
 def _at_stored_resolution(result: Inference) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ from deepfocus_live.daemon._intake import Client, Intake, run_of
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
 from deepfocus_live.daemon._live import LiveView, packed_mask
-from deepfocus_live.daemon._masks import MaskMaker, focus_score
+from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._page import PageServer
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
 from deepfocus_live.daemon._runs import OpenRuns
@@ -450,7 +450,6 @@ class Daemon:
             latency = 1000 * (time.time() - job.header.taken_at)
             self._mask_ms.add(latency)
         progress = run.stack(job.key)
-        score = focus_score(result)
         run.masked += 1
         self._hub.mask_made(
             run.spec.run_id,
@@ -458,7 +457,7 @@ class Daemon:
             job.sequence_number,
             result.mask,
             in_focus_fraction=fraction,
-            focus_score=score,
+            focus_score=result.focus_score,
             model=model,
             provider=provider,
             milliseconds=result.milliseconds,
@@ -467,7 +466,7 @@ class Daemon:
         self._send_mask(job, result, fraction, model)
         with self._telling:
             progress.in_focus_fraction[placement.z] = fraction
-            progress.focus_score[placement.z] = score
+            progress.focus_score[placement.z] = result.focus_score
         self._tell_stack(run, progress)
         self._tell_all_masked(run)
 
@@ -482,7 +481,7 @@ class Daemon:
             "placement": list(job.placement),
             "z_um": run.stack(job.key).z_um.get(job.placement.z),
             "in_focus_fraction": fraction,
-            "focus_score": focus_score(result),
+            "focus_score": result.focus_score,
             "model": model,
             "milliseconds": result.milliseconds,
             **packed_mask(result.mask),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ class Inference:
     mask: NDArray[np.uint8]
     probability: NDArray[np.uint8]
     milliseconds: float
+
+    @cached_property
+    def focus_score(self) -> float:
+        """How much of the slice is in focus by the network's own word, 0 … 1.
+
+        Its mean probability: as a mask's in-focus fraction, without a threshold. So it also
+        orders slices of which nothing, or all, passes the threshold, and unlike a contrast it
+        does not follow exposure.
+        """
+        return float(self.probability.mean()) / 255
 
 
 class InFocusModel:

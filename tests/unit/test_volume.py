@@ -170,6 +170,18 @@ def _scales_and_units(group: zarr.Group) -> tuple[list[list[float]], list[str | 
     return scales, [axis.get("unit") for axis in multiscale["axes"]]
 
 
+@pytest.mark.parametrize(("bits", "most"), [(12, 4095), (None, 65535)])
+def test_display_range_is_what_the_camera_can_give(
+    tmp_path: Path, bits: int | None, most: int
+) -> None:
+    spec = run_spec(bits_per_sample=bits)
+    writer = RunWriter.create(tmp_path, spec, QUICK, about={})
+    writer.close()
+    image = zarr.open_group(str(writer.path / "volume.ome.zarr"), path="0", mode="r")
+    windows = [channel["window"] for channel in _ome(image)["omero"]["channels"]]
+    assert {(window["start"], window["end"]) for window in windows} == {(0, most)}
+
+
 def test_missing_calibration_is_said_and_not_guessed(tmp_path: Path) -> None:
     micrometer = "micrometer"
     for pixel, step, units in (
