@@ -15,7 +15,7 @@ CHECKS = {
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
     "layers": ["lint-imports"],
-    "tests": ["pytest", "-q"],
+    "tests": ["pytest", "-q", "-n", "2", "--dist", "worksteal"],
 }
 
 

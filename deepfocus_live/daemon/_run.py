@@ -183,6 +183,10 @@ class ActiveRun:
             self._lost = placed.keys() - writer.masked_before
         self._lock = threading.Lock()
 
+    def profile_of(self, channel: int) -> str:
+        """Return the profile that a stored channel is looked at with."""
+        return self.spec.profile
+
     def claim(self, sequence_number: int) -> bool:
         """Return whether nobody is storing this frame right now, and say that we do."""
         with self._lock:
