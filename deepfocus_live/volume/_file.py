@@ -14,6 +14,7 @@ from zarr.storage import LocalStore
 
 from deepfocus_live import _platform
 from deepfocus_live.errors import InputError
+from deepfocus_live.volume._display import DisplayRange
 from deepfocus_live.volume._layout import ImageLayout, create_image, create_store, open_levels
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
 
@@ -53,6 +54,7 @@ class VolumeFile:
         self._store = LocalStore(self._partial)
         bare = len(layouts) == 1
         self._groups = ["" if bare else str(number) for number in range(len(layouts))]
+        self._displays = [DisplayRange(self._store, group) for group in self._groups]
 
     def _create(self, layouts: Sequence[ImageLayout]) -> None:
         if len(layouts) == 1:
@@ -66,8 +68,11 @@ class VolumeFile:
         """Write one slice of an image, (Y, X), at all levels.
 
         Counts are averaged for the coarser levels. Floating-point numbers are measurements, with
-        NaN where there is none: every second one is taken.
+        NaN where there is none: every second one is taken. Viewers are told to show the range of
+        counts that there is, and of measurements the range that the layout gives.
         """
+        if pixels.dtype.kind == "u":
+            self._displays[image].look(0, pixels)
         for level in open_levels(self._store, self._groups[image]):
             level[0, 0, z] = pixels
             pixels = pixels[::2, ::2] if pixels.dtype.kind == "f" else halve_mean(pixels)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import numba
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +21,6 @@ def level_count(height_px: int, width_px: int, *, smallest_px: int = 256) -> int
     return levels
 
 
-@numba.njit(nogil=True, cache=True)
 def _halve(image: NDArray[np.unsignedinteger], out: NDArray[np.unsignedinteger]) -> None:
     height, width = image.shape
     for y in range(out.shape[0]):
@@ -28,6 +30,14 @@ def _halve(image: NDArray[np.unsignedinteger], out: NDArray[np.unsignedinteger])
             total = np.int64(image[top, left]) + np.int64(image[top, right])
             total += np.int64(image[bottom, left]) + np.int64(image[bottom, right])
             out[y, x] = (total + 2) // 4
+
+
+@cache
+def _compiled_halve() -> Callable[..., Any]:
+    import numba  # slow to import
+
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True)(_halve)
+    return compiled
 
 
 def halve_mean(image: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
@@ -44,7 +54,7 @@ def halve_mean(image: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger
     if image.ndim == 3:
         return np.stack([halve_mean(plane) for plane in image])
     out = np.empty(((image.shape[0] + 1) // 2, (image.shape[1] + 1) // 2), image.dtype)
-    _halve(np.ascontiguousarray(image), out)
+    _compiled_halve()(np.ascontiguousarray(image), out)
     return out
 
 

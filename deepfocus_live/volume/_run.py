@@ -53,9 +53,11 @@ from deepfocus_live.frames import (
     RunSpec,
     StackKey,
 )
+from deepfocus_live.volume._display import DisplayRange
 from deepfocus_live.volume._journal import Journal, read_journal
 from deepfocus_live.volume._layout import ImageLayout, create_image, open_levels, resize
 from deepfocus_live.volume._ome_xml import write_ome_xml
+from deepfocus_live.volume._places import SlicePlaces
 from deepfocus_live.volume._plate import create_run_store, image_path, list_images
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
 from deepfocus_live.volume._slices import SliceWriter, crc32_of
@@ -107,6 +109,7 @@ class _Image:
     coarse: Levels
     labels: dict[str, Levels]
     probability: Levels
+    display: DisplayRange
 
 
 class RunWriter:
@@ -126,9 +129,7 @@ class RunWriter:
         self._folders = FolderSyncs()
         self._images_planned = list(spec.images)
         self._images: list[_Image] = []
-        self._durable: dict[int, str] = {}
-        self._placed: dict[int, Placement] = {}
-        self._owner: dict[Placement, int] = {}
+        self._places = SlicePlaces()
         self._epoch = 1
         self.masked_before: set[int] = set()
         """Frames whose masks an earlier writer made, by sequence number."""
@@ -244,7 +245,7 @@ class RunWriter:
     def _replay(self, line: dict[str, Any]) -> None:
         if line["kind"] == "frame":
             placement = Placement(*(int(line[axis]) for axis in ("image", "t", "c", "z")))
-            self._remember(line["sequence_number"], placement, line["crc32"])
+            self._places.remember(line["sequence_number"], placement, line["crc32"])
         elif line["kind"] == "mask":
             self.masked_before.add(line["sequence_number"])
         elif line["kind"] == "label":
@@ -278,12 +279,11 @@ class RunWriter:
     @property
     def frames_durable(self) -> int:
         """How many frames are on the disk and in the journal."""
-        return len(self._durable)
+        return len(self._places)
 
-    def durable_placements(self) -> dict[int, Placement]:
-        """Return where each durable frame lies, by sequence number."""
-        with self._guard:
-            return {number: self._placed[number] for number in self._durable}
+    def durable_placements(self) -> Mapping[int, Placement]:
+        """Return where each durable frame lies, by sequence number; it grows with the run."""
+        return self._places
 
     def stack_size(self, key: StackKey) -> int:
         """Return how many slices the stack is expected to have."""
@@ -307,8 +307,8 @@ class RunWriter:
         crc = crc32_of(pixels)
         number = header.sequence_number
         with self._guard:
-            if self._durable.get(number) == crc:
-                return StoredFrame(self._placed[number], crc, duplicate=True)
+            if self._places.crc32(number) == crc:
+                return StoredFrame(self._places[number], crc, duplicate=True)
             placement = self._place(header)
         if self.pixels_stored:
             self._images[placement.image].slices.write(placement[1:], pixels)
@@ -325,7 +325,8 @@ class RunWriter:
         def committed(error: BaseException | None) -> None:
             if error is None:
                 with self._guard:
-                    self._remember(header.sequence_number, stored.placement, stored.crc32)
+                    number = header.sequence_number
+                    self._places.remember(number, stored.placement, stored.crc32)
             then(error)
 
         line = _frame_line(header, stored)
@@ -342,10 +343,15 @@ class RunWriter:
     # ----------------------------------------------------- what is derived
 
     def write_pyramid(self, placement: Placement, pixels: Pixels) -> None:
-        """Write the coarser levels of one slice, where the run keeps pixels."""
-        for level in self._images[placement.image].coarse if self.pixels_stored else ():
+        """Write the coarser levels of one slice, where the run keeps pixels, and what they show."""
+        if not self.pixels_stored:
+            return
+        image = self._images[placement.image]
+        for level in image.coarse:
             pixels = halve_mean(pixels)
             level[self._at(placement)] = pixels
+        if self.spec.samples_per_pixel == 1:
+            image.display.look(placement.c, pixels)
 
     def write_mask(
         self,
@@ -389,27 +395,23 @@ class RunWriter:
     def _at(self, placement: Placement) -> SliceIndex:
         return slice_at(placement, self.spec.samples_per_pixel)
 
-    def _remember(self, number: int, placement: Placement, crc: str) -> None:
-        self._durable[number] = crc
-        self._placed[number] = placement
-        self._owner[placement] = number
-
     def _place(self, header: FrameHeader) -> Placement:
         """Return where the frame goes; makes room where the plan had none."""
         number = header.sequence_number
-        if number in self._placed:
-            return self._placed[number]
+        claimed = self._places.claimed(number)
+        if claimed is not None:
+            return claimed
         index = FrameIndex(header.index)
         image = self._image_of(index, header)
         c = min(self.spec.channel_number(index), len(self.spec.channels) - 1)
         placement = Placement(image, index.get("t", 0), c, index.get("z", 0))
-        while self._owner.get(placement, number) != number:
+        while self._places.is_taken(placement):
             # Two frames with one index (a run from an iterator may have none at all):
             # the later one becomes a later time point, nothing is ever overwritten.
             placement = placement._replace(t=placement.t + 1)
         # A full disk may refuse the room: only then is the place the frame's.
         self._make_room(placement)
-        self._placed[number], self._owner[placement] = placement, number
+        self._places.claim(number, placement)
         return placement
 
     def _image_of(self, index: FrameIndex, header: FrameHeader) -> int:
@@ -498,6 +500,7 @@ class RunWriter:
             coarse=open_levels(plain, place)[1:],
             labels={name: open_levels(plain, f"{place}/labels/{name}") for name in LABELS},
             probability=open_levels(LocalStore(self.path / probability), place),
+            display=DisplayRange(self._store(volume), place),
         )
         # The raw slices grow first: a writer may have died before the others had followed.
         t, _, z, _, _ = opened.raw[0].shape
