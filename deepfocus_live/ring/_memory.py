@@ -115,7 +115,11 @@ class MemoryRing:
         me = _platform.ProcessStamp.mine()
         head = _HEAD.pack(_MAGIC, _VERSION, slots, slot_bytes, run_room, me.pid, me.started)
         _platform.preallocate(path, size, head=head)
-        return cls(path)
+        ring = cls(path)
+        # Every page is looked at now: to map a frame's on their first use takes five times as long
+        # as to copy the frame.
+        ring._map[::_PAGE]
+        return ring
 
     @staticmethod
     def is_debris(path: Path) -> bool:
