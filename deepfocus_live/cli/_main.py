@@ -16,6 +16,7 @@ from deepfocus_live.cli import (
     _correct,
     _daemon,
     _demo,
+    _doctor,
     _export,
     _label,
     _models,
@@ -53,6 +54,7 @@ for family in (
     _models,
     _recover,
     _export,
+    _doctor,
     _bench,
 ):
     family.register(app)
