@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import useq
+from pymmcore_plus import CMMCorePlus
 from typer.testing import CliRunner
 
 from deepfocus_live import open_run
@@ -101,6 +102,22 @@ def test_setup_shows_asks_writes_and_tries_one_stack(
     assert "modality, immersion_index, numerical_aperture, wavelength_nm" in alone.output
     assert set(load_config(mine).profiles) == {"default", "fly"}
     assert len(list(tmp_path.glob("*_setup"))) == 1
+
+
+def test_stage_returns_from_a_stack_that_was_broken_off(
+    scope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = load_microscope(scope)
+    core.setPosition(12.5)
+
+    def breaks_off(of: CMMCorePlus, *_: object, **__: object) -> None:
+        of.setPosition(40.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_setup, "run_shown", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        _setup._try(core, 5, 1.0, tmp_path, tmp_path / "config.yaml")
+    assert core.getPosition() == pytest.approx(12.5)
 
 
 def test_interrupt_closes_the_run_as_canceled_and_bench_compares_with_bare(
