@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -543,10 +544,12 @@ def turn_read_only(folder: Path, seed: int) -> Trial:
 
     trial = Trial(str(plan_writer(seed)))
     script = (
+        "import json\n"
         "from tests.read_only import go_through_read_only\n"
-        f"for fault in go_through_read_only({seed}): print(fault)"
+        f"print(json.dumps(go_through_read_only({seed})))"
     )
-    trial.faults = run_on_small_disk(script, folder, size_kb=_SMALL_DISK_KB).splitlines()
+    said = run_on_small_disk(script, folder, size_kb=_SMALL_DISK_KB)
+    trial.slices, trial.faults = json.loads(said.splitlines()[-1])
     return trial
 
 

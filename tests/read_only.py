@@ -16,7 +16,7 @@ from typing import Any
 
 from deepfocus_live.daemon import _intake
 from deepfocus_live.daemon._intake import Intake
-from deepfocus_live.daemon._run import ActiveRun
+from deepfocus_live.daemon._run import ActiveRun, Look
 from deepfocus_live.ring import MemoryRing
 from deepfocus_live.volume import RunWriter, read_ledger
 from tests.kills import judge_going_on, judge_written
@@ -47,7 +47,7 @@ class _Store:
     def __init__(self, plan: WriterPlan) -> None:
         self.plan = plan
         self.writer = RunWriter.create(Path("runs"), plan.spec(), plan.storage(), about={})
-        self.run = ActiveRun(self.writer, preset="consensus")
+        self.run = ActiveRun(self.writer, Look("consensus"))
         self.said: list[str | None] = []
         self.ring = MemoryRing.create(
             Path("a.ring"), slots=32, slot_bytes=self.writer.spec.frame_bytes, run_room=4096
@@ -81,8 +81,14 @@ class _Store:
         return not self.ring.waiting()
 
 
-def go_through_read_only(seed: int) -> list[str]:
-    """Store frames, turn the disk read-only, take more, turn it back; return what is wrong."""
+def go_through_read_only(seed: int) -> tuple[int, list[str]]:
+    """Store frames, turn the disk read-only, take more, turn it back.
+
+    Returns
+    -------
+    slices, faults : int, list of str
+        How many were compared byte by byte, and what is wrong.
+    """
     logging.getLogger("deepfocus_live").setLevel(logging.CRITICAL)
     chance = random.Random(f"read-only {seed}")
     _intake._RETRY_S = 0.1
@@ -101,7 +107,7 @@ def go_through_read_only(seed: int) -> list[str]:
     ledger = read_ledger(path)
     if set(ledger.frames) != set(range(store.taken)):
         faults.append(f"there are {sorted(ledger.frames)} of {store.taken}")
-    return faults + judge_going_on(path, store.plan, set(ledger.frames))
+    return len(ledger.frames), faults + judge_going_on(path, store.plan, set(ledger.frames))
 
 
 def _turned(store: _Store, chance: random.Random) -> list[str]:
