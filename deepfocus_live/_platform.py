@@ -193,23 +193,32 @@ def spawn_detached(
 ) -> subprocess.Popen[bytes]:
     """Start `command` so that it survives its parent and its terminal; output goes to `log`.
 
-    No pipe is inherited: a caller that reads ours until its end must not hang.
+    No pipe is inherited: a caller that reads ours until its end must not hang. On Windows it leaves
+    the job of its parent, whose end would be its own, where that job allows it.
     """
-    flags = 0
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=None if env is None else dict(env),
-            close_fds=True,
-            start_new_session=not WINDOWS,
-            creationflags=flags,
-        )
+
+        def start(flags: int = 0) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=None if env is None else dict(env),
+                close_fds=True,
+                start_new_session=not WINDOWS,
+                creationflags=flags,
+            )
+
+        if sys.platform == "win32":
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+            try:
+                return start(flags | subprocess.CREATE_BREAKAWAY_FROM_JOB)
+            except PermissionError:
+                # The job forbids it. Better a daemon that ends with it than none.
+                return start(flags)
+        return start()
 
 
 def stop_on_signals() -> tuple[signal.Signals, ...]:

@@ -28,6 +28,7 @@ __all__ = [
     "InferenceConfig",
     "LabelsConfig",
     "LearningConfig",
+    "MatchConfig",
     "ProfileConfig",
     "RingConfig",
     "StorageConfig",
@@ -50,6 +51,10 @@ class WebConfig(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """None: 8765, or any free one where that is taken; 0: any free one."""
+    serve_volumes: bool = False
+    """Whether runs can be opened by address, as OME-Zarr over HTTP."""
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/\s*]+$")], ...] = ()
+    """Web pages that may read them, as `https://example.org`."""
 
 
 class StorageConfig(_Section):
@@ -99,9 +104,32 @@ class LabelsConfig(_Section):
 class LearningConfig(_Section):
     """Teaching the network from the weak labels, beside the acquisition."""
 
-    after_stacks: Annotated[int, Field(ge=0)] = 0
-    """Fine-tune after so many newly labelled stacks; 0: only when asked."""
+    after_stacks: Annotated[int, Field(ge=0)] = 20
+    """Fine-tune after so many newly labelled stacks that can be learnt from; 0: never by count."""
+    below_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Fine-tune also when agreement with the rule stays below this; None: never by agreement."""
+    for_stacks: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many stacks in a row must lie below `below_agreement`."""
+    every_minutes: Annotated[float, Field(ge=0, le=7 * 24 * 60)] = 15.0
+    """Least time from the start of one fine-tune to the next, unless asked for by hand."""
     minutes: Annotated[float, Field(gt=0, le=24 * 60)] = 2.0
+    swap: Literal["between-runs", "between-stacks", "manual"] = "between-runs"
+    """When a model that passed the gate is made current."""
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Of the trainer; None: half the cores, at least 1."""
+    memory_mb: Annotated[int, Field(ge=256)] = 1500
+    """For the slices that the trainer learns from and what is made of them."""
+    gpu_memory_mb: Annotated[int, Field(ge=256)] = 2000
+    """What the trainer may take of the GPU's memory."""
+
+
+class MatchConfig(_Section):
+    """Which channels have a profile by themselves: those that fit all lists that say something."""
+
+    pixel_size: tuple[str, ...] = ()
+    """Names of Micro-Manager's pixel-size presets; `*` and `?` as in file names."""
+    channels: tuple[str, ...] = ()
+    """Names of channels, likewise."""
 
 
 class ProfileConfig(_Section):
@@ -120,6 +148,7 @@ class ProfileConfig(_Section):
     """TIFF of an empty field, its dark offset not taken off."""
     channels: tuple[str, ...] = ()
     """Channels that are segmented; empty: all."""
+    match: MatchConfig = MatchConfig()
 
     @field_validator("immersion_index")
     @classmethod

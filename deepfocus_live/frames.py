@@ -113,6 +113,8 @@ class ChannelSpec(_Shared):
     name: str
     camera: str | None = None
     exposure_ms: float | None = None
+    profile: str | None = None
+    """What it is looked at with; the daemon's choice, made when the run begins."""
 
 
 class PlateSpec(_Shared):
@@ -159,11 +161,14 @@ class RunSpec(_Shared):
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     cameras: tuple[str, ...] = ()
     pixel_size_um: Calibration | None = None
+    pixel_size_preset: str | None = None
+    """Name of Micro-Manager's pixel-size preset; None: none fits, or it is not known."""
     z_step_um: Calibration | None = None
     time_step_s: float | None = Field(default=None, gt=0)
     """From one time point to the next, as planned; None: not known, or as fast as possible."""
     output: str | None = None
-    profile: str = "default"
+    profile: str | None = None
+    """Asked for by who takes the run; None: each channel has what the configuration gives it."""
     frames_expected: int | None = None
     continues: str | None = None
     """The run that this one goes on with, where the camera's image changed in its middle."""
@@ -175,6 +180,10 @@ class RunSpec(_Shared):
         """Bytes of one frame's pixels."""
         itemsize = 2 if self.dtype == "uint16" else 1
         return self.height_px * self.width_px * self.samples_per_pixel * itemsize
+
+    def profile_of(self, channel: int) -> str:
+        """Return the profile that a stored channel is looked at with."""
+        return self.channels[channel].profile or self.profile or "default"
 
     @cached_property
     def _image_numbers(self) -> dict[tuple[int, int], int]:

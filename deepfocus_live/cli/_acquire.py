@@ -43,6 +43,10 @@ def acquire(
         bool,
         typer.Option("--ignore-space", help="Begin although the disk will be full before the end."),
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Look at all channels with it; else by its `match`."),
+    ] = None,
 ) -> None:
     """Load a Micro-Manager configuration and run a sequence, stored and masked as it comes."""
     from deepfocus_live.microscope.acquire import (
@@ -70,6 +74,7 @@ def acquire(
         output=output,
         config=config,
         ignore_space=ignore_space,
+        profile=profile,
     )
     for path in report.paths:
         typer.echo(f"run: {path}")
@@ -88,6 +93,7 @@ def run_shown(
     output: Path | None,
     config: Path | None,
     ignore_space: bool = False,
+    profile: str | None = None,
 ) -> Report:
     """Run a sequence of so many frames (None: unknown) as `run` does, and show how far it is."""
     from deepfocus_live.microscope.acquire import run
@@ -99,6 +105,7 @@ def run_shown(
             output=output,
             config=config,
             ignore_space=ignore_space,
+            profile=profile,
             on_progress=shown.tell,
         )
 

@@ -1,10 +1,12 @@
-"""`start`, `stop`, `status`."""
+"""`start`, `stop`, `status`, `reload`."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _MOMENT_S = 1.0
+_READY_S = 60.0
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(start)
     app.command()(stop)
     app.command()(status)
+    app.command()(reload)
     app.command()(logs)
 
 
@@ -67,9 +71,15 @@ def start(
 
         _service.uninstall(typer.echo)
         return
-    settings = load_config(
-        config, output=_text(output), web__host=host, web__port=port, models=_text(models)
+    read = partial(
+        load_config,
+        config,
+        output=_text(output),
+        web__host=host,
+        web__port=port,
+        models=_text(models),
     )
+    settings = read()
     given = {
         "--config": _text(config),
         "--output": _text(output),
@@ -87,7 +97,13 @@ def start(
         return
     from deepfocus_live.daemon import run_daemon
 
-    run_daemon(settings, owner_pid=owner, arguments=arguments, prefer_port=prefer_port)
+    run_daemon(
+        settings,
+        owner_pid=owner,
+        arguments=arguments,
+        prefer_port=prefer_port,
+        reread=None if config is None else read,
+    )
 
 
 def _install(output: Path, given: dict[str, Any]) -> None:
@@ -116,6 +132,14 @@ def _start_detached(arguments: tuple[str, ...]) -> None:
             "(`deepfocus-live stop` ends it)."
         )
     address = start_daemon(arguments)
+    try:
+        with address.connect() as client:
+            # It says where it is before it is ready.
+            client.ask({"type": "status"}, timeout_s=_READY_S)
+    except OSError:
+        raise RuntimeError(
+            "the daemon ended while it started, or takes very long: `deepfocus-live logs` says why."
+        ) from None
     typer.echo(f"the daemon runs (pid {address.pid}); the page is at {address.page}")
 
 
@@ -154,6 +178,23 @@ def _wait_until_stopped(address: DaemonAddress, within_s: float) -> None:
         )
 
 
+def reload() -> None:
+    """Have the daemon read its configuration file again; say what changes, and when."""
+    from deepfocus_live.ring import find_daemon
+
+    address = find_daemon()
+    if address is None:
+        raise InputError("no daemon is running: `deepfocus-live start` reads the configuration.")
+    with address.connect() as client:
+        answer = client.ask({"type": "reload"}, timeout_s=_READY_S)
+    if not answer["ok"]:
+        raise InputError(f"{answer['reason']} The daemon goes on as before.")
+    for change in answer["changes"]:
+        typer.echo(change["text"])
+    if not answer["changes"]:
+        typer.echo("nothing has changed.")
+
+
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
@@ -165,7 +206,7 @@ def status(
         typer.echo(json.dumps({"state": "not running"}) if as_json else "no daemon is running.")
         raise typer.Exit(1)
     with address.connect() as client:
-        found = client.ask({"type": "status"})["status"]
+        found = client.ask({"type": "status"}, timeout_s=_READY_S)["status"]
     typer.echo(json.dumps(found, indent=1) if as_json else _in_words(found))
 
 
@@ -192,7 +233,28 @@ def _in_words(found: dict[str, Any]) -> str:
         if found[name]:
             words = name.removesuffix("_ms").replace("_", " ")
             said.append(f"{words}: median {found[name]['p50']} ms, p99 {found[name]['p99']} ms")
+    said += _learning_in_words(found["learning"])
     return "\n".join([*said, *map(_warning_in_words, found["warnings"])])
+
+
+def _learning_in_words(learning: dict[str, Any]) -> Iterator[str]:
+    """Yield what is learnt, a line for each profile that has anything to tell."""
+    trainer = learning["trainer"]
+    for profile in learning["profiles"]:
+        agreement = profile["agreement"]
+        said = [] if agreement is None else [f"agreement {agreement:.2f}"]
+        if trainer["running"] and trainer["profile"] == profile["name"]:
+            progress = trainer["progress"] or {}
+            said.append(f"fine-tunes: {progress.get('message') or 'begins'}")
+        elif profile["outlook"]:
+            said.append(profile["outlook"])
+        if profile["watched"]:
+            said.append(f"model {profile['watched']} is watched: {profile['watch']}")
+        if not profile["agreement_series"] and not profile["decision"]:
+            continue
+        yield f"learning, profile {profile['name']}: {' · '.join(said)}"
+        if profile["decision"]:
+            yield f"last decision ({_moment(profile['decision_at'])}): {profile['decision']}"
 
 
 def _warning_in_words(warning: dict[str, Any]) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from deepfocus_live.cli._options import ModelsOption, StacksArgument
 from deepfocus_live.cli._progress import ProgressLine
 from deepfocus_live.cli._stacks import layout_of, open_all
+from deepfocus_live.errors import InputError
+
+if TYPE_CHECKING:
+    from deepfocus_live.inference import InFocusModel
+    from deepfocus_live.model import ModelVersion, Registry
 
 __all__ = ["register"]
 
@@ -21,12 +27,23 @@ def register(app: typer.Typer) -> None:
 
 def segment(
     stacks: StacksArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Result.", metavar="OUT.ome.zarr")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Result; without, the masks go into the RUN that was named.",
+            metavar="OUT.ome.zarr",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A version's name, or a folder or ONNX file of ours.")
     ] = None,
     models: ModelsOption = None,
-    profile: Annotated[str, typer.Option(help="Whose current model to use.")] = "default",
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Whose current model to use; by default the run's, or `default`."),
+    ] = None,
     provider: Annotated[
         Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where to run.")
     ] = "auto",
@@ -34,14 +51,34 @@ def segment(
         bool, typer.Option("--overwrite", help="Replace an existing OUT.")
     ] = False,
 ) -> None:
-    """Segment focal stacks with the network: image and in_focus as OME-Zarr."""
-    import numpy as np
+    """Segment focal stacks with the network: image and in_focus as OME-Zarr.
 
-    from deepfocus_live.inference import InFocusModel
-    from deepfocus_live.model import ModelVersion, Registry
-    from deepfocus_live.volume import VolumeFile
+    Of a run directory without -o: the masks of the whole run by one model, as the label
+    in_focus_VERSION beside the live ones.
+    """
+    from deepfocus_live.model import Registry
 
     registry = Registry(models)
+    if output is None:
+        if overwrite:
+            raise InputError("--overwrite is for -o: masks in a run are never replaced.")
+        for run in _runs(stacks):
+            # A model's name is enough, whatever profiles a run has.
+            whose = profile or (_profile_of(run) if model is None else "default")
+            _into_run(run, _load(registry, model, whose, provider))
+        return
+    network = _load(registry, model, profile or "default", provider)
+    _into_file(stacks, output, network, overwrite)
+
+
+def _load(
+    registry: Registry,
+    model: str | None,
+    profile: str,
+    provider: Literal["auto", "cpu", "cuda", "openvino"],
+) -> InFocusModel:
+    from deepfocus_live.inference import InFocusModel
+
     version: ModelVersion | Path
     if model is None:
         version = registry.current(profile)
@@ -49,8 +86,66 @@ def segment(
             typer.echo(version.fallback_reason, err=True)
     else:
         version = Path(model) if Path(model).exists() else registry.get(model)
-    network = InFocusModel.load(version, provider=provider)
-    opened = open_all(stacks)
+    return InFocusModel.load(version, provider=provider)
+
+
+# --- into a run ---------------------------------------------------------------------------
+
+
+def _runs(paths: Sequence[Path]) -> Sequence[Path]:
+    """Return the paths if all are run directories."""
+    for path in paths:
+        if not (path / "run.json").is_file():
+            raise InputError(
+                f"{path}: is no run directory: say with -o OUT.ome.zarr where its masks go."
+            )
+    return paths
+
+
+def _profile_of(run: Path) -> str:
+    from deepfocus_live.volume import read_ledger
+
+    spec = read_ledger(run).spec
+    found = sorted({spec.profile_of(channel) for channel in range(len(spec.channels))})
+    if len(found) > 1:
+        raise InputError(
+            f"{run}: its channels have the profiles {', '.join(found)}: say with --model or "
+            "--profile which network its masks are made with."
+        )
+    return found[0]
+
+
+def _into_run(run: Path, network: InFocusModel) -> None:
+    from deepfocus_live.frames import luminance
+    from deepfocus_live.volume import read_ledger, recompute_masks
+
+    with ProgressLine(len(read_ledger(run).frames)) as progress:
+        made = recompute_masks(
+            run,
+            network.version,
+            lambda pixels: network.infer(luminance(pixels)).mask,
+            about={"provider": network.provider},
+            advance=progress.advance,
+        )
+    if made.in_focus_fraction is None:
+        typer.echo(f"{run.name}: {made.label} is there already, {made.slices} slices")
+        return
+    share = 100 * made.in_focus_fraction
+    before = made.slices - made.made
+    also = f", {before} were there already" if before else ""
+    typer.echo(f"{run.name}: {made.made} slices, {share:.1f} % in focus{also}")
+    typer.echo(f"written: the label {made.label} (model {network.version} on {network.provider})")
+
+
+# --- into a file --------------------------------------------------------------------------
+
+
+def _into_file(paths: Sequence[Path], output: Path, network: InFocusModel, overwrite: bool) -> None:
+    import numpy as np
+
+    from deepfocus_live.volume import VolumeFile
+
+    opened = open_all(paths)
     layouts = [layout_of(stack, ("in_focus",)) for stack in opened]
     slices = sum(len(stack) for stack in opened)
     spent = []

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live.config import StorageConfig
 from deepfocus_live.daemon._run import ActiveRun
+from deepfocus_live.daemon._turns import Turns
 from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.frames import FrameHeader, RunSpec
 from deepfocus_live.ring import Connection, MemoryRing, RingError, SpilledFrames
@@ -65,8 +67,19 @@ class Client:
         self.connection.send({"type": "acks"})
 
 
+@dataclass(frozen=True)
+class _Announced:
+    """A frame that waits in its slot."""
+
+    run: ActiveRun
+    source: FrameSource
+    slot: int
+    number: int
+    client: Client | None
+
+
 class Intake:
-    """Stores announced frames with a few worker threads.
+    """Stores announced frames with a few worker threads: of several rings in turns.
 
     Parameters
     ----------
@@ -92,7 +105,7 @@ class Intake:
         warn: SayWarning,
         memory_full: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._workers = ThreadPoolExecutor(storage.workers, thread_name_prefix="store")
+        self._turns = Turns(storage.workers, "store")
         self._on_stored = on_stored
         self._on_trouble = on_trouble
         self._warn = warn
@@ -107,6 +120,14 @@ class Intake:
     def frames_waiting(self) -> int:
         """Frames announced that are not durable yet."""
         return self._waiting
+
+    def ring_fill(self) -> float:
+        """Return how full the fullest ring is, 0 … 1."""
+        rings = list(self.rings.values())
+        # One that is closed meanwhile has nothing in it.
+        with contextlib.suppress(ValueError):
+            return max((len(ring.waiting()) / ring.slots for ring in rings), default=0.0)
+        return 0.0
 
     def open_ring(self, path: str) -> MemoryRing:
         """Return the ring at `path`, mapped once however often its owner comes back."""
@@ -129,8 +150,8 @@ class Intake:
         if run.claim(number):
             with self._lock:
                 self._waiting += 1
-            with contextlib.suppress(RuntimeError):  # stopping: the slot keeps the frame
-                self._workers.submit(self._store_or_retry, run, ring, slot, number, client)
+            frame = _Announced(run, ring, slot, number, client)
+            self._turns.put(ring.path, partial(self._store_or_retry, frame))
 
     def drain(self, run: ActiveRun, ring: FrameSource) -> None:
         """Store everything that a dead producer left; waits until it is durable.
@@ -146,64 +167,45 @@ class Intake:
     def stop(self) -> None:
         """End the workers. What they had begun is finished; the rest stays in the rings."""
         self._stopping.set()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._turns.stop()
 
-    def _store_or_retry(
-        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
-    ) -> None:
+    def _store_or_retry(self, frame: _Announced) -> float | None:
+        """Store a frame; return after how many seconds to try again where that cannot be now."""
+        run = frame.run
         try:
-            self._store(run, ring, slot, number, client)
+            return self._store(frame)
+        except OSError as error:
+            # The disk may be full only for now.
+            self._trouble(run, _refusal(run, error))
         except Exception as error:
             # Whatever it is, the frame is safe in its slot and must not be given up.
             if run.spec.run_id not in self._troubled:
                 name = run.spec.name
-                log.exception("frame %d could not be stored", number, extra={"run": name})
+                log.exception("frame %d could not be stored", frame.number, extra={"run": name})
             self._trouble(run, f"{run.writer.path}: {error}")
-            self._again(run, ring, slot, number, client)
+        return _RETRY_S
 
-    def _again(
-        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
-    ) -> None:
-        self._finished(run, number)
-        if not self._stopping.wait(_RETRY_S):
-            self.store(run, ring, slot, number, client)
-
-    def _store(
-        self, run: ActiveRun, ring: FrameSource, slot: int, number: int, client: Client | None
-    ) -> None:
-        if not self._wait_for_memory(run):
+    def _store(self, frame: _Announced) -> float | None:
+        run, number = frame.run, frame.number
+        if not run.writer.pixels_stored and self._memory_full():
+            # There must be room for what is kept nowhere else.
+            return _MEMORY_POLL_S
+        read = self._read(frame)
+        if read is None:
             self._finished(run, number)
-            return
-        try:
-            header, pixels = ring.get(slot)
-            if (header.sequence_number, header.run_id) != (number, run.spec.run_id):
-                raise RingError(f"{ring.path}: slot {slot} holds another frame.")
-            run.hardware_triggered |= header.hardware_triggered
-        except (RingError, ValueError) as error:
-            # Already acknowledged by an earlier announcement, or not ours to read.
-            log.warning("frame %d: %s", number, error, extra={"run": run.spec.name})
-            if client is None and (slot, number) in ring.waiting():
-                # Nobody will put it right: what is damaged must not hold up the rest for ever.
-                name = run.spec.name
-                text = f"run {name}: frame {number} is lost: {error}"
-                self._warn(text, key=("lost", run.spec.run_id), run=name)
-                ring.acknowledge(slot, number)
-            self._finished(run, number)
-            return
-        stored = self._insist(run, header, pixels)
-        if stored is None:
-            self._finished(run, number)
-            return
+            return None
+        header, pixels = read
+        run.hardware_triggered |= header.hardware_triggered
+        stored = run.writer.write_frame(header, pixels)
 
         def durable(error: BaseException | None) -> None:
             if error is not None:
                 self._trouble(run, _refusal(run, error))
-                # The slot still holds the frame: it is stored again from there, but by a
-                # worker, which may wait; this is the journal's thread.
-                with contextlib.suppress(RuntimeError):
-                    self._workers.submit(self._again, run, ring, slot, number, client)
+                # The slot still holds the frame: it is stored again from there.
+                again = partial(self._store_or_retry, frame)
+                self._turns.put_again(frame.source.path, again, _RETRY_S)
                 return
-            self._acknowledge(ring, slot, number, client)
+            self._acknowledge(frame)
             self._no_trouble(run)
             if not stored.duplicate or run.found_again(number):
                 self._tell_stored(run, header, stored, pixels)
@@ -213,13 +215,26 @@ class Intake:
             durable(None)
         else:
             run.writer.journal_frame(header, stored, durable)
+        return None
 
-    def _wait_for_memory(self, run: ActiveRun) -> bool:
-        """Wait until there is room for what is kept nowhere else; return whether there is."""
-        while not run.writer.pixels_stored and self._memory_full():
-            if self._stopping.wait(_MEMORY_POLL_S):
-                return False
-        return True
+    def _read(self, frame: _Announced) -> tuple[FrameHeader, NDArray[Any]] | None:
+        """Copy a frame out of its slot; None where it is not to be had."""
+        run, source, number = frame.run, frame.source, frame.number
+        try:
+            header, pixels = source.get(frame.slot)
+            if (header.sequence_number, header.run_id) != (number, run.spec.run_id):
+                raise RingError(f"{source.path}: slot {frame.slot} holds another frame.")
+        except (RingError, ValueError) as error:
+            # Already acknowledged by an earlier announcement, or not ours to read.
+            name = run.spec.name
+            log.warning("frame %d: %s", number, error, extra={"run": name})
+            if frame.client is None and (frame.slot, number) in source.waiting():
+                # Nobody will put it right: what is damaged must not hold up the rest for ever.
+                text = f"run {name}: frame {number} is lost: {error}"
+                self._warn(text, key=("lost", run.spec.run_id), run=name)
+                source.acknowledge(frame.slot, number)
+            return None
+        return header, pixels
 
     def _tell_stored(
         self, run: ActiveRun, header: FrameHeader, stored: StoredFrame, pixels: NDArray[Any]
@@ -231,18 +246,6 @@ class Intake:
             number, name = header.sequence_number, run.spec.name
             log.exception("frame %d: after it was stored", number, extra={"run": name})
 
-    def _insist(
-        self, run: ActiveRun, header: FrameHeader, pixels: NDArray[Any]
-    ) -> StoredFrame | None:
-        """Write until the disk takes it: it may be full only for now."""
-        while True:
-            try:
-                return run.writer.write_frame(header, pixels)
-            except OSError as error:
-                self._trouble(run, _refusal(run, error))
-                if self._stopping.wait(_RETRY_S):
-                    return None
-
     def _trouble(self, run: ActiveRun, text: str) -> None:
         self._troubled.add(run.spec.run_id)
         self._on_trouble(run, text)
@@ -253,12 +256,10 @@ class Intake:
             self._troubled.discard(run.spec.run_id)
             self._on_trouble(run, None)
 
-    def _acknowledge(
-        self, ring: FrameSource, slot: int, number: int, client: Client | None
-    ) -> None:
-        ring.acknowledge(slot, number)
-        if client is not None:
-            client.acknowledged()
+    def _acknowledge(self, frame: _Announced) -> None:
+        frame.source.acknowledge(frame.slot, frame.number)
+        if frame.client is not None:
+            frame.client.acknowledged()
 
     def _finished(self, run: ActiveRun, number: int) -> None:
         run.release(number)

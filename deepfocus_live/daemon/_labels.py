@@ -17,12 +17,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from deepfocus_live import _platform
 from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
 from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.focus import StackLabels
 from deepfocus_live.frames import StackKey, luminance
+from deepfocus_live.learning import contrast_over_z
 from deepfocus_live.volume import RunWriter
 
 __all__ = ["Background", "store_labels"]
@@ -31,6 +33,12 @@ log = logging.getLogger(__name__)
 
 _YIELD_S = 0.05
 _MOST_YIELDS = 40
+
+
+@dataclass(frozen=True)
+class _Work:
+    work: Callable[[Callable[[], None]], None]
+    run: ActiveRun | None
 
 
 class Background:
@@ -52,6 +60,8 @@ class Background:
         Called with one line where a stack gets no labels.
     prepare : iterable of callables
         Called on the thread before the first job, until it is to stop.
+    on_run_labelled : callable
+        Called with a run that has ended, on this thread, once its cut-off stacks are labelled.
     """
 
     def __init__(
@@ -63,6 +73,7 @@ class Background:
         on_labelled: Callable[[ActiveRun, StackProgress, list[float | None]], None],
         warn: SayWarning,
         prepare: Iterable[Callable[[], object]] = (),
+        on_run_labelled: Callable[[ActiveRun], None] = lambda _: None,
     ) -> None:
         self._labels = labels
         self._prepare = prepare
@@ -70,7 +81,8 @@ class Background:
         self._busy = busy
         self._on_labelled = on_labelled
         self._warn = warn
-        self._jobs: deque[StoredSlice | ActiveRun] = deque()
+        self._on_run_labelled = on_run_labelled
+        self._jobs: deque[StoredSlice | ActiveRun | _Work] = deque()
         self._kept: dict[StackKey, tuple[ActiveRun, StackProgress, int]] = {}
         self._changed = threading.Condition()
         self._stopping = False
@@ -80,12 +92,23 @@ class Background:
     @property
     def jobs_waiting(self) -> int:
         """Slices not scored yet."""
-        return len(self._jobs)
+        return sum(not isinstance(job, _Work) for job in list(self._jobs))
 
     def put(self, job: StoredSlice | ActiveRun) -> None:
         """Queue a slice; or a run that has ended, whose cut-off stacks are then labelled."""
         with self._changed:
             self._jobs.append(job)
+            self._changed.notify()
+
+    def do(self, work: Callable[[Callable[[], None]], None], run: ActiveRun | None = None) -> None:
+        """Queue other work of low priority; `run` is not closed before it is done.
+
+        `work` is called with a function to call now and then, to let slices and masks go first.
+        """
+        if run is not None:
+            run.owe(1)
+        with self._changed:
+            self._jobs.append(_Work(work, run))
             self._changed.notify()
 
     def stop(self) -> None:
@@ -106,18 +129,22 @@ class Background:
                     return
             self._give_way()
             job = self._jobs.popleft()
-            run = job.run if isinstance(job, StoredSlice) else job
+            run = job if isinstance(job, ActiveRun) else job.run
             try:
                 if isinstance(job, StoredSlice):
                     self._score(job)
-                else:
+                elif isinstance(job, ActiveRun):
                     self._finish_run(job)
+                else:
+                    job.work(self._give_way)
             except Exception:
-                log.exception("a label could not be made", extra={"run": run.spec.name})
+                name = "-" if run is None else run.spec.name
+                log.exception("a label could not be made, or judged", extra={"run": name})
             finally:
                 if isinstance(job, StoredSlice):
                     job.done()
-                run.owe(-1)
+                if run is not None:
+                    run.owe(-1)
 
     def _get_ready(self) -> None:
         try:
@@ -174,6 +201,7 @@ class Background:
             for progress in run.stacks():
                 if not progress.labelled:
                     self._label(run, progress)
+        self._on_run_labelled(run)
 
     def _label(self, run: ActiveRun, progress: StackProgress) -> None:
         key = progress.key
@@ -189,11 +217,12 @@ class Background:
         # A slice that comes after this is judged with all the others, from the disk.
         progress.labeler.clear()
         progress.in_memory = False
-        fractions = store_labels(run.writer, key, labels, run.preset)
+        fractions = store_labels(run.writer, key, labels, run.look(key.c).preset)
         for note in labels.notes:
             place = (key.image, key.t, key.c)
             log.info("image %d, t %d, c %d: %s", *place, note, extra={"run": run.spec.name})
         progress.labelled, progress.trainable = True, labels.trainable
+        progress.contrast = contrast_over_z(labels.scores, labels.weak_label)
         self._on_labelled(run, progress, fractions)
         run.forget(progress)
 

@@ -40,11 +40,14 @@ class RateWindow:
         self._seconds = seconds
         self._times: deque[float] = deque(maxlen=4096)
         self._lock = threading.Lock()
+        self.total = 0
+        """Events ever."""
 
     def count(self) -> None:
         """Count one event now."""
         with self._lock:
             self._times.append(time.monotonic())
+            self.total += 1
 
     def per_second(self) -> float:
         """Return the rate; 0 when nothing has happened for the whole window."""

@@ -15,6 +15,7 @@ import base64
 import time
 import uuid
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,25 @@ class LiveView:
         Whether there are masks at all.
     intake, masks, hub
         Who opens rings, makes masks, and shows them.
+    profile : callable
+        Which profile's model makes the masks.
+    threshold : callable
+        Returns the threshold of a model's version, None where that is not known.
     """
 
-    def __init__(self, config: Config, intake: Intake, masks: MaskMaker, hub: LiveHub) -> None:
+    def __init__(
+        self,
+        config: Config,
+        intake: Intake,
+        masks: MaskMaker,
+        hub: LiveHub,
+        *,
+        profile: Callable[[], str] = lambda: "default",
+        threshold: Callable[[str], float | None] = lambda _version: None,
+    ) -> None:
         self._config = config
+        self._profile = profile
+        self._threshold = threshold
         self._intake = intake
         self._masks = masks
         self._hub = hub
@@ -65,16 +81,18 @@ class LiveView:
             if not self._config.inference.enabled:
                 raise InputError("`inference.enabled` is off in the daemon's configuration.")
             header, pixels = self._take(message)
-            self._masks.prepare("default", pixels.shape[-2:])
+            profile = self._profile()
+            self._masks.prepare(profile, pixels.shape[-2:])
         except (InputError, RingError, OSError, KeyError, TypeError, ValueError) as error:
             return {"ok": False, "reason": str(error)}
-        header = header.model_copy(update={"run_id": self._view(client, header).run_id})
+        view = self._view(client, header, profile)
+        header = header.model_copy(update={"run_id": view.run_id})
         self._hub.slice_taken(_PLACE, header, pixels)
 
         def masked(result: Inference, model: str, provider: str) -> None:
             self._masked(client, header, result, model, provider)
 
-        self._masks.put_live(LiveSlice(client, "default", luminance(pixels), masked))
+        self._masks.put_live(LiveSlice(client, profile, luminance(pixels), masked))
         return None
 
     def end(self, client: Client) -> None:
@@ -94,10 +112,10 @@ class LiveView:
         ring.acknowledge(slot, number)
         return header, pixels
 
-    def _view(self, client: Client, header: FrameHeader) -> RunSpec:
-        """Return what the page knows the live mode by: a new one for each size of image."""
+    def _view(self, client: Client, header: FrameHeader, profile: str) -> RunSpec:
+        """Return what the page knows it by: new for each size of image, and for each profile."""
         names = ("height_px", "width_px", "dtype", "samples_per_pixel")
-        image = {name: getattr(header, name) for name in names}
+        image = {"profile": profile, **{name: getattr(header, name) for name in names}}
         view = self._views.get(client)
         if view is None or any(getattr(view, name) != value for name, value in image.items()):
             view = RunSpec(
@@ -126,6 +144,8 @@ class LiveView:
             provider=provider,
             milliseconds=result.milliseconds,
             latency_ms=1000 * (time.time() - header.taken_at),
+            probability=result.probability,
+            threshold=self._threshold(model),
         )
         client.send(
             {

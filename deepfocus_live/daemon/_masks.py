@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._run import StoredSlice
-from deepfocus_live.daemon._warnings import SayWarning
+from deepfocus_live.daemon._warnings import ClearWarning, SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, luminance
 from deepfocus_live.inference import Inference, InFocusModel, ModelSlot
-from deepfocus_live.model import Registry
+from deepfocus_live.model import ModelVersion, Registry
 from deepfocus_live.volume import PROBABILITY_SCALE, RunWriter
 
 __all__ = ["LiveSlice", "MaskMade", "MaskMaker", "store_mask"]
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 MaskMade = Callable[[StoredSlice, Inference, float, str, str], None]
 """(slice, result, in-focus fraction, model version, provider)"""
+
+
+def _cleared_by_nobody(key: Hashable, *, over: str | None = None) -> None:
+    """Stand in where warnings do not stand."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class LiveSlice:
     """(Y, X)."""
     masked: Callable[[Inference, str, str], None]
     """Called with (result, model version, provider), on the mask thread."""
+
+
+@dataclass(frozen=True)
+class _Staged:
+    model: InFocusModel
+    may: Callable[[], bool]
+    then: Callable[[], object]
 
 
 class MaskMaker:
@@ -60,7 +71,9 @@ class MaskMaker:
         Called with (profile, version) after a swap, and (profile, None, reason)
         when a model is refused.
     warn : callable
-        Told in one line when the device that masks are made on changes.
+        Told in one line when masks are not made on the best device any more.
+    clear : callable
+        Told when they are again.
     """
 
     def __init__(
@@ -71,19 +84,24 @@ class MaskMaker:
         on_mask: MaskMade,
         on_model: Callable[[str, str | None, str], None],
         warn: SayWarning,
+        clear: ClearWarning = _cleared_by_nobody,
     ) -> None:
         self._config = config
         self._registry = registry
         self._on_mask = on_mask
         self._on_model = on_model
-        self._warn = warn
+        self._warn, self._clear = warn, clear
         self._slots: dict[str, ModelSlot] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._refused: dict[str, str] = {}
-        self._jobs: list[StoredSlice] = []
+        self._staged: dict[str, _Staged] = {}
+        self._following = threading.Lock()
+        # By run, in the order in which runs come next; of each the newest slice is the last.
+        self._jobs: dict[str, list[StoredSlice]] = {}
         self._live: dict[Hashable, LiveSlice] = {}
         self._live_is_next = True
         self._changed = threading.Condition()
+        self._paused = False
         self._stopping = False
         # The network's own threads inherit the priority of the one that loads it: neither a
         # slice on its way to the disk nor the microscope's process may wait for a mask.
@@ -102,7 +120,23 @@ class MaskMaker:
     @property
     def masks_waiting(self) -> int:
         """Slices that have no mask yet."""
-        return len(self._jobs)
+        return sum(map(len, list(self._jobs.values())))
+
+    @property
+    def paused(self) -> bool:
+        """Whether no masks are made; slices wait meanwhile."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Make no masks after the one in hand until `resume`."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Make masks again, the newest slice first, all in the end."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
 
     def running(self, profile: str) -> tuple[str, str]:
         """Return the model version in use and what it really runs on."""
@@ -123,16 +157,59 @@ class MaskMaker:
                 provider=settings.provider,
                 threads=settings.threads,
                 on_change=partial(self._warn, key=("device", profile)),
+                on_back=lambda text: self._clear(("device", profile), over=text),
             )
             self._slots[profile] = slot = self._loader.submit(open_slot).result()
         if self._shapes.get(profile) != shape:
             slot.model.warm_up(shape)
             self._shapes[profile] = shape
 
+    def follow(self, profile: str) -> None:
+        """Take up the profile's current model now, where it has one loaded."""
+        slot = self._slots.get(profile)
+        if slot is not None:
+            self._follow(profile, slot)
+
+    def stage(
+        self,
+        profile: str,
+        version: ModelVersion,
+        *,
+        may: Callable[[], bool],
+        then: Callable[[], object],
+    ) -> None:
+        """Load and warm a model that is not current yet, to take over between two slices.
+
+        Parameters
+        ----------
+        may : callable
+            Asked before each slice of the profile, on the mask thread: whether it may take over.
+        then : callable
+            Called when it does, to make it the current one; an InputError keeps the old one.
+
+        Raises
+        ------
+        InputError
+            If it cannot be used.
+        """
+        slot = self._slots[profile]
+        shape = self._shapes.get(profile, (512, 512))
+        model = self._loader.submit(slot.load_beside, version, shape).result()
+        self._staged[profile] = _Staged(model, may, then)
+
+    def unstage(self, profile: str) -> None:
+        """Let a staged model go."""
+        self._staged.pop(profile, None)
+
+    def staged(self, profile: str) -> str | None:
+        """Return the version that waits to take over, if any."""
+        staged = self._staged.get(profile)
+        return None if staged is None else staged.model.version
+
     def put(self, job: StoredSlice) -> None:
-        """Queue a slice; it is the newest, so it comes next."""
+        """Queue a slice; it is the newest of its run, so it comes next of these."""
         with self._changed:
-            self._jobs.append(job)
+            self._jobs.setdefault(job.run.spec.run_id, []).append(job)
             self._changed.notify_all()
 
     def put_live(self, job: LiveSlice) -> None:
@@ -142,9 +219,10 @@ class MaskMaker:
             self._changed.notify_all()
 
     def put_old(self, jobs: list[StoredSlice]) -> None:
-        """Queue slices of an earlier daemon's life behind all others."""
+        """Queue slices of an earlier daemon's life behind all others of their run."""
         with self._changed:
-            self._jobs[:0] = jobs
+            for job in reversed(jobs):
+                self._jobs.setdefault(job.run.spec.run_id, []).insert(0, job)
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -161,7 +239,7 @@ class MaskMaker:
         _platform.lower_thread_priority()
         while True:
             with self._changed:
-                while not (self._jobs or self._live or self._stopping):
+                while not self._stopping and (self._paused or not (self._jobs or self._live)):
                     self._changed.wait()
                 if self._stopping:
                     return
@@ -179,12 +257,21 @@ class MaskMaker:
                 job.run.owe(-1)
 
     def _next(self) -> StoredSlice | LiveSlice:
-        """Return what comes next: live and stored slices take turns."""
+        """Return what comes next: live and stored slices take turns, and so do runs under way.
+
+        Runs that have ended, and are owed masks still, come behind these.
+        """
         if self._live and (self._live_is_next or not self._jobs):
             self._live_is_next = False
             return self._live.pop(next(iter(self._live)))
         self._live_is_next = True
-        return self._jobs.pop()
+        under_way = (key for key, jobs in self._jobs.items() if not jobs[-1].run.ended)
+        key = next(under_way, next(reversed(self._jobs)))
+        jobs = self._jobs.pop(key)
+        job = jobs.pop()
+        if jobs:
+            self._jobs[key] = jobs
+        return job
 
     def _make_live_mask(self, job: LiveSlice) -> None:
         try:
@@ -193,8 +280,31 @@ class MaskMaker:
         except Exception:
             log.exception("live mode: no mask")
 
+    def _settle(self, profile: str, model: InFocusModel) -> None:
+        """End what was said of the device of the model before, where it is well."""
+        if model.at_best:
+            self._clear(("device", profile), over=None)
+
+    def _take_staged(self, profile: str) -> None:
+        """Have a staged model take over, if it may."""
+        staged = self._staged.get(profile)
+        if staged is None or not staged.may():
+            return
+        with self._following:
+            self._staged.pop(profile, None)
+            try:
+                staged.then()
+            except InputError as error:
+                self._on_model(profile, None, str(error))
+                return
+            self._slots[profile].put(staged.model)
+            self._settle(profile, staged.model)
+        self._on_model(profile, staged.model.version, "made current between two stacks")
+
     def _make_mask(self, job: StoredSlice) -> None:
-        slot = self._slots[job.run.spec.profile]
+        profile = job.run.profile_of(job.placement.c)
+        self._take_staged(profile)
+        slot = self._slots[profile]
         model = slot.model  # one look: the whole slice is this model's
         result, fraction = store_mask(
             job.run.writer, model, job.placement, job.sequence_number, job.pixels()
@@ -213,6 +323,10 @@ class MaskMaker:
                     self._changed.wait_for(lambda: self._stopping, timeout=1.0)
 
     def _follow(self, profile: str, slot: ModelSlot) -> None:
+        with self._following:
+            self._follow_now(profile, slot)
+
+    def _follow_now(self, profile: str, slot: ModelSlot) -> None:
         name = self._registry.current_name(profile)
         if name == slot.model.version:
             if self._refused.pop(profile, None) is not None:
@@ -226,7 +340,7 @@ class MaskMaker:
             if version.fallback_reason:
                 raise InputError(version.fallback_reason)
             shape = self._shapes.get(profile, (512, 512))
-            self._loader.submit(slot.swap, version, shape).result()
+            self._settle(profile, self._loader.submit(slot.swap, version, shape).result())
         except InputError as error:
             # Said once; tried again only when another version is made current.
             self._refused[profile] = name

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-import useq
 from pydantic import ValidationError
 
 from deepfocus_live.frames import FrameIndex, Placement, RunSpec
@@ -80,6 +79,8 @@ def find_missed(
 
 def _planned(spec: RunSpec) -> Iterable[dict[str, int]]:
     """Return the index of every frame of the sequence, in the order of the acquisition."""
+    import useq  # slow to import, and needed at the end of a run only
+
     try:
         sequence = useq.MDASequence.model_validate(spec.sequence or {})
     except ValidationError:

@@ -5,29 +5,39 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
 from deepfocus_live.config import WebConfig
-from deepfocus_live.errors import InputError
-from deepfocus_live.web import SERVER_OPTIONS, LiveHub, SliceSource, create_app
+from deepfocus_live.daemon._page_key import is_loopback, page_host, page_key
+from deepfocus_live.daemon._port import listen_for_page, page_address
+from deepfocus_live.web import (
+    SERVER_OPTIONS,
+    Access,
+    Actions,
+    Health,
+    LiveHub,
+    RunSource,
+    StackViews,
+    VolumeServer,
+    create_app,
+)
 
 __all__ = ["PageServer"]
 
-_USUAL_PORT = 8765
-
 
 class PageServer:
-    """Serves the live page until stopped. The port is taken when this is made.
+    """Serves the live page until stopped.
 
     Parameters
     ----------
     web : WebConfig
-        Where to serve.
-    hub, source, status
+        Where to serve, and whether volumes too.
+    hub, runs, status, health, views, models, actions
         As `create_app` takes them.
-    prefer_port : int or None
-        Where an earlier daemon served its page: browsers wait for it there.
+    listening : socket or None
+        Where to serve; None: the port is taken now, as `listen_for_page` does.
 
     Raises
     ------
@@ -39,16 +49,32 @@ class PageServer:
         self,
         web: WebConfig,
         hub: LiveHub,
-        source: SliceSource,
+        runs: RunSource,
         status: Callable[[], dict[str, object]],
         *,
-        prefer_port: int | None = None,
+        listening: socket.socket | None = None,
+        health: Callable[[], Health] | None = None,
+        views: StackViews | None = None,
+        models: Callable[[], dict[str, Any]] | None = None,
+        actions: Actions | None = None,
     ) -> None:
-        self._socket = _listen(web, prefer_port)
-        host = f"[{web.host}]" if ":" in web.host else web.host
-        self.port: int = self._socket.getsockname()[1]
-        self.address = f"http://{host}:{self.port}/"
-        app = create_app(hub, source, status=status, allowed_hosts=[web.host])
+        self._socket = listen_for_page(web) if listening is None else listening
+        self.address = page_address(web, self._socket)
+        volumes = None
+        if web.serve_volumes:
+            volumes = VolumeServer(runs, key=page_key().encode(), origins=web.allowed_origins)
+        app = create_app(
+            hub,
+            runs,
+            status=status,
+            access=_access(web),
+            health=health,
+            runs=runs,
+            views=views,
+            models=models,
+            actions=actions,
+            volumes=volumes,
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -76,17 +102,12 @@ class PageServer:
         self._socket.close()
 
 
-def _listen(web: WebConfig, prefer_port: int | None) -> socket.socket:
-    """Return a socket on the wanted port; on any free one where nobody insists on it."""
-    insists = web.port is not None and prefer_port is None
-    wanted = web.port if insists else (prefer_port or _USUAL_PORT)
-    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-    for port in [wanted] if insists else [wanted, 0]:
-        try:
-            return socket.create_server((web.host, port or 0), family=family)
-        except OSError as error:
-            refusal = error
-    raise InputError(
-        f"the page cannot be served at {web.host}:{wanted}: {refusal.strerror}. "
-        "Choose another --port (0 takes any that is free)."
-    )
+def _access(web: WebConfig) -> Access:
+    """Return who may ask: whoever knows the key, where others than this computer can."""
+    if is_loopback(web.host):
+        return Access((web.host,))
+    named = page_host(web.host)
+    everywhere = named != web.host
+    # As it is called in a network without names of its own, too; to ask for them may take seconds.
+    own = (named, f"{named}.local") if everywhere else ()
+    return Access((web.host, *own), any_address=everywhere, key=page_key())

@@ -146,13 +146,12 @@ class Recovery:
 
     # ---------------------------------------------------------------- inside
 
-    @property
-    def _profile(self) -> ProfileConfig | None:
-        return self._config.profiles.get(self.ledger.spec.profile)
+    def _profile(self, channel: int) -> ProfileConfig | None:
+        return self._config.profiles.get(self.ledger.spec.profile_of(channel))
 
     def _masked(self, placement: Placement) -> bool:
         """Return whether the slice at this place gets a mask."""
-        spec, profile = self.ledger.spec, self._profile
+        spec, profile = self.ledger.spec, self._profile(placement.c)
         # Smaller slices the network cannot take: there was never a mask to miss.
         if not self._config.inference.enabled or min(spec.height_px, spec.width_px) < MIN_SIDE:
             return False
@@ -161,20 +160,22 @@ class Recovery:
 
     def _make_masks(self, writer: RunWriter, progress: Progress) -> int:
         made = 0
+        models: dict[str, InFocusModel] = {}
         try:
-            model = InFocusModel.load(self._version())
             for number, place in self.owed.masks:
-                store_mask(writer, model, place, number, writer.read_slice(place))
+                profile = self.ledger.spec.profile_of(place.c)
+                if profile not in models:
+                    models[profile] = InFocusModel.load(self._version(profile))
+                store_mask(writer, models[profile], place, number, writer.read_slice(place))
                 progress("making masks")
                 made += 1
         except InputError as error:
             self.troubles.append(f"masks not made: {error}")
         return made
 
-    def _version(self) -> ModelVersion:
-        """Return the model that made the run's last mask, else the current one of its profile."""
-        profile = self.ledger.spec.profile
-        used = next(reversed(self.ledger.masked.values()), None)
+    def _version(self, profile: str) -> ModelVersion:
+        """Return the model that made the profile's last mask in the run, else its current one."""
+        used = self._last_model(profile)
         if used is not None:
             try:
                 version = self._registry.get(used)
@@ -189,12 +190,24 @@ class Recovery:
         self.notes.append(f"masks by model {version.name}, the current one of profile {profile}")
         return version
 
+    def _last_model(self, profile: str) -> str | None:
+        ledger = self.ledger
+        for number, model in reversed(ledger.masked.items()):
+            if number in ledger.frames:
+                place, _ = ledger.frames[number]
+                if ledger.spec.profile_of(place.c) == profile:
+                    return model
+        return None
+
     def _make_labels(self, writer: RunWriter, progress: Progress) -> int:
         made = 0
         spec = self.ledger.spec
+        rules: dict[int, tuple[str, Conditions]] = {}
         try:
-            preset, conditions = self._rule()
             for key, zs in self.owed.labels:
+                if key.c not in rules:
+                    rules[key.c] = self._rule(key.c)
+                preset, conditions = rules[key.c]
                 shape = spec.height_px, spec.width_px
                 labeler = StackLabeler(preset, shape_yx=shape, conditions=conditions)
                 for z in zs:
@@ -206,19 +219,25 @@ class Recovery:
             self.troubles.append(f"labels not made: {error}")
         return made
 
-    def _rule(self) -> tuple[str, Conditions]:
-        spec, profile = self.ledger.spec, self._profile
+    def _rule(self, channel: int) -> tuple[str, Conditions]:
+        spec, profile = self.ledger.spec, self._profile(channel)
+        name = spec.profile_of(channel)
         if profile is None:
             raise InputError(
-                f"there is no profile {spec.profile!r} in the configuration; give one that has it "
+                f"there is no profile {name!r} in the configuration; give one that has it "
                 "with --config."
             )
         try:
             preset_named(profile.label_preset)
         except ValueError as error:
-            raise InputError(f"profile {spec.profile}: {error}") from None
+            raise InputError(f"profile {name}: {error}") from None
         known = Conditions(**profile.imaging())
-        return profile.label_preset, conditions_of(spec, known, self.notes.append)
+        conditions = conditions_of(spec, known, self._note_once, profile=name)
+        return profile.label_preset, conditions
+
+    def _note_once(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 def _config_of(ledger: Ledger) -> Config:

@@ -14,7 +14,7 @@ from deepfocus_live.focus import Conditions, StackLabeler
 from deepfocus_live.frames import FrameHeader, Placement, RunSpec, StackKey
 from deepfocus_live.volume import RunWriter
 
-__all__ = ["ActiveRun", "PixelBudget", "StackProgress", "StoredSlice"]
+__all__ = ["ActiveRun", "Look", "PixelBudget", "StackProgress", "StoredSlice"]
 
 Pixels = NDArray[Any]
 
@@ -94,6 +94,18 @@ class StoredSlice:
                 self._pixels = None
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a channel is looked at."""
+
+    preset: str
+    """Rule that labels its stacks."""
+    conditions: Conditions | None = None
+    profile: str = "default"
+    segmented: bool = True
+    """Whether its slices get masks."""
+
+
 @dataclass
 class StackProgress:
     """What is known so far of one focal stack."""
@@ -119,6 +131,8 @@ class StackProgress:
     """Whether the labeller holds them; if not, they are read again when the stack is whole."""
     trainable: bool = True
     """Whether a network may learn from its labels."""
+    contrast: float | None = None
+    """How far its focus scores rise over z, once it is labelled."""
 
     @property
     def masked(self) -> bool:
@@ -152,22 +166,26 @@ class StackProgress:
 
 
 class ActiveRun:
-    """One run's writer and what is owed to it. Thread-safe."""
+    """One run's writer and what is owed to it. Thread-safe.
 
-    def __init__(
-        self, writer: RunWriter, *, preset: str, conditions: Conditions | None = None
-    ) -> None:
+    Parameters
+    ----------
+    writer : RunWriter
+        Open.
+    looks : Look
+        One for each stored channel, or one for all.
+    """
+
+    def __init__(self, writer: RunWriter, *looks: Look) -> None:
         self.writer = writer
         self.spec: RunSpec = writer.spec
-        self.preset = preset
-        self._conditions = conditions
+        self._looks = looks if len(looks) > 1 else looks * len(self.spec.channels)
         self.ended = False
         self.ending = False
         """Whether somebody is about to end it."""
         self.missed: MissedFrames | None = None
         self.hardware_triggered = False
         self._then: Callable[[], None] | None = None
-        self.segmented = True
         self.received = 0
         self.masked = 0
         self._owed = 0
@@ -183,9 +201,18 @@ class ActiveRun:
             self._lost = placed.keys() - writer.masked_before
         self._lock = threading.Lock()
 
+    def look(self, channel: int) -> Look:
+        """Return how a stored channel is looked at."""
+        return self._looks[channel]
+
     def profile_of(self, channel: int) -> str:
         """Return the profile that a stored channel is looked at with."""
-        return self.spec.profile
+        return self._looks[channel].profile
+
+    @property
+    def profiles(self) -> list[str]:
+        """The profiles of its channels, each once, in their order."""
+        return list(dict.fromkeys(look.profile for look in self._looks))
 
     def claim(self, sequence_number: int) -> bool:
         """Return whether nobody is storing this frame right now, and say that we do."""
@@ -242,7 +269,8 @@ class ActiveRun:
             progress = self._stacks.get(key)
             if progress is None:
                 shape = (self.spec.height_px, self.spec.width_px)
-                labeler = StackLabeler(self.preset, shape_yx=shape, conditions=self._conditions)
+                look = self._looks[key.c]
+                labeler = StackLabeler(look.preset, shape_yx=shape, conditions=look.conditions)
                 progress = StackProgress(
                     key, self.writer.stack_size(key), labeler, planned=self.planned
                 )

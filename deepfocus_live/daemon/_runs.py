@@ -19,10 +19,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config
@@ -30,11 +26,12 @@ from deepfocus_live.daemon._intake import FrameSource, Intake, run_of
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._missed import find_missed
-from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StoredSlice
+from deepfocus_live.daemon._profiles import missing_calibration, profiles_used, with_profiles
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StoredSlice
 from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions
-from deepfocus_live.frames import Placement, RunSpec, luminance
+from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.ring import (
     MemoryRing,
     RingError,
@@ -52,7 +49,7 @@ _MOST_RECENT = 100
 
 
 class OpenRuns:
-    """Opens, finishes and closes runs; reads their slices back for the page.
+    """Opens, finishes and closes runs, and knows where they lie.
 
     Parameters
     ----------
@@ -104,6 +101,12 @@ class OpenRuns:
         self._recent: dict[str, Path] = {}
         self._guard = threading.Lock()
         self._spill_drain: threading.Thread | None = None
+        self.chosen_profile: str | None = None
+        """On the page, for the runs to come; None: each channel has what `match` gives it."""
+
+    def reconfigure(self, config: Config, conditions: Mapping[str, Conditions]) -> None:
+        """Open the runs to come with other settings."""
+        self._config, self._conditions = config, conditions
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -120,6 +123,15 @@ class OpenRuns:
     def acquiring(self) -> bool:
         """Whether frames may still come for any of them."""
         return any(not run.ended for run in self.all())
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a program that lives is in a run that is not open here yet; reads journals."""
+        held = {run.writer.path for run in self.all()}
+        return any(
+            ring.folder not in held and ring.producer.alive() and _left_open(ring.folder)
+            for ring in list(self._intake.rings.values())
+        )
 
     # ------------------------------------------------------- begin and end
 
@@ -169,14 +181,18 @@ class OpenRuns:
         self._on_ended(run)
 
     def _create(self, spec: RunSpec, named: Callable[[Path], None] | None = None) -> ActiveRun:
-        profile = self._config.profiles.get(spec.profile)
-        if profile is None:
-            raise InputError(f"there is no profile {spec.profile!r} in the configuration.")
+        known = self._config.profiles
+        spec, notes = with_profiles(spec, known, chosen=self.chosen_profile)
+        for note in (*notes, *missing_calibration(spec, known)):
+            self._warn(f"run {spec.name}: {note}", key=("profiles", note), run=spec.name)
+        used = {name: known[name].model_dump(mode="json") for name in profiles_used(spec)}
+        first = spec.profile_of(0)
         output = Path(spec.output) if spec.output else self._config.output_dir
         about = {
-            "profile": {"name": spec.profile, **profile.model_dump(mode="json")},
+            "profile": {"name": first, **used[first]},
+            "profiles": used,
             "configuration": self._config.model_dump(mode="json"),
-            "model": self._masks.running(spec.profile)[0],
+            "model": self._masks.running(first)[0],
             "software": {"deepfocus-live": __version__, **spec.software},
         }
         writer = RunWriter.create(output, spec, self._config.storage, about=about, named=named)
@@ -212,15 +228,7 @@ class OpenRuns:
 
     def _adopt(self, writer: RunWriter) -> ActiveRun:
         spec = writer.spec
-        profile = self._config.profiles[spec.profile]
-        run = ActiveRun(writer, preset=profile.label_preset, conditions=self._conditions_of(spec))
-        if self._config.inference.enabled:
-            try:
-                # Warm before the first frame is accepted, at the size it will have.
-                self._masks.prepare(spec.profile, (spec.height_px, spec.width_px))
-            except InputError as error:
-                self._warn(f"run {spec.name}: no masks: {error}", run=spec.name)
-                run.segmented = False
+        run = ActiveRun(writer, *self._looks(spec))
         with self._guard:
             self._runs[spec.run_id] = run
             self._recent[spec.run_id] = writer.path
@@ -230,9 +238,44 @@ class OpenRuns:
         self._on_opened(spec)
         return run
 
-    def _conditions_of(self, spec: RunSpec) -> Conditions:
+    def _looks(self, spec: RunSpec) -> list[Look]:
+        """Return how each channel is looked at, the models for it warm."""
+        found: dict[str, Look] = {}
+        looks = []
+        for c, channel in enumerate(spec.channels):
+            name = spec.profile_of(c)
+            if name not in found:
+                found[name] = self._look(spec, name)
+            look, wanted = found[name], self._config.profiles[found[name].profile].channels
+            if wanted and channel.name not in wanted:
+                look = replace(look, segmented=False)
+            looks.append(look)
+        return looks
+
+    def _look(self, spec: RunSpec, name: str) -> Look:
+        profile = self._config.profiles.get(name)
+        if profile is None:
+            # Of an earlier daemon, with another configuration.
+            text = f"run {spec.name}: there is no profile {name!r} in the configuration any more"
+            self._warn(f"{text}: the run goes on with `default`", run=spec.name)
+            return self._look(spec, "default")
         warn = partial(self._warn, run=spec.name)
-        return conditions_of(spec, self._conditions[spec.profile], warn)
+        conditions = conditions_of(spec, self._conditions[name], warn, profile=name)
+        return Look(profile.label_preset, conditions, name, self._warm(spec, name))
+
+    def _warm(self, spec: RunSpec, profile: str) -> bool:
+        """Have the profile's model warm, at the size that slices will have; return whether it is.
+
+        Before the first frame is accepted.
+        """
+        if not self._config.inference.enabled:
+            return False
+        try:
+            self._masks.prepare(profile, (spec.height_px, spec.width_px))
+        except InputError as error:
+            self._warn(f"run {spec.name}: no masks: {error}", run=spec.name)
+            return False
+        return True
 
     # ------------------------------------------------- what others left behind
 
@@ -400,41 +443,31 @@ class OpenRuns:
 
     def segmented(self, run: ActiveRun, placement: Placement) -> bool:
         """Return whether the slice at this place gets a mask."""
-        wanted = self._config.profiles[run.spec.profile].channels
-        name = run.spec.channels[placement.c].name
-        return self._config.inference.enabled and run.segmented and (not wanted or name in wanted)
+        return run.look(placement.c).segmented
 
     def close_all(self) -> None:
         """Let every run go; what is still owed to them is made good by the next daemon."""
         for run in self.all():
             run.writer.close()
 
-    # ----------------------------------------------------- for the page's scrubbing
+    # ---------------------------------------------------------------- for the page
 
-    def read_slice(
-        self, run_id: str, placement: Placement
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Return a stored slice of a run of this daemon's life, and its mask.
+    def paths(self) -> dict[str, Path]:
+        """Return the folders of the last runs of this daemon's life by id, oldest first."""
+        with self._guard:
+            return dict(self._recent)
 
-        Raises
-        ------
-        KeyError
-            If there is no such slice.
-        """
-        run = self._runs.get(run_id)
-        try:
-            if run is not None:
-                pixels = luminance(run.writer.read_slice(placement))
-                return pixels, run.writer.read_mask(placement)
-            return _read_closed(self._recent[run_id], placement)
-        except (IndexError, OSError) as error:
-            raise KeyError(str(error)) from None
+    def still_open(self) -> dict[str, bool]:
+        """Return the ids of the open runs, and whether frames may still come for each."""
+        return {run.spec.run_id: not run.ended for run in self.all()}
 
 
-def conditions_of(spec: RunSpec, profile: Conditions, warn: Callable[[str], None]) -> Conditions:
-    """Return how a run is imaged: its profile's words and its own calibration."""
+def conditions_of(
+    spec: RunSpec, known: Conditions, warn: Callable[[str], None], *, profile: str
+) -> Conditions:
+    """Return how a run is imaged: what is known by the profile, and its own calibration."""
     conditions = replace(
-        profile,
+        known,
         pixel_size_um=spec.pixel_size_um.um if spec.pixel_size_um else None,
         z_step_um=spec.z_step_um.um if spec.z_step_um else None,
     )
@@ -442,18 +475,12 @@ def conditions_of(spec: RunSpec, profile: Conditions, warn: Callable[[str], None
     if flat is not None and flat.shape != (spec.height_px, spec.width_px):
         # An acquisition is worth more than a better label.
         warn(
-            f"run {spec.name}: labels do without the flat field of profile {spec.profile}: it "
+            f"run {spec.name}: labels do without the flat field of profile {profile}: it "
             f"is {flat.shape[0]} × {flat.shape[1]}, slices are {spec.height_px} × "
             f"{spec.width_px} pixels; take one with the same camera settings"
         )
         conditions = replace(conditions, flat_field=None)
     return conditions
-
-
-def _read_closed(path: Path, placement: Placement) -> tuple[NDArray[Any], NDArray[Any]]:
-    image = open_run(path).images[placement.image]
-    _, t, c, z = placement
-    return luminance(image.read_slice(t, c, z)), np.asarray(image.in_focus[t, c, z])
 
 
 def _left_open(folder: Path | None) -> bool:

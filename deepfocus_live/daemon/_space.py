@@ -59,6 +59,10 @@ class SpaceWatch:
         self._looked_at = -_LOOK_S
         self._guard = threading.RLock()
 
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other settings."""
+        self._config = config
+
     def stored(self, run: ActiveRun, placement: Placement) -> None:
         """Note that a slice is stored; quick."""
         gauge = self._gauges.get(run.spec.run_id)

@@ -1,104 +1,214 @@
-"""The trainer: `deepfocus-live retrain` in a process of its own, at low priority."""
+"""The trainer: one fine-tune at a time, in a process of its own, at the lowest priority.
+
+It hands back one thing, a candidate in the registry. Whether and when to train, and what becomes
+of the candidate, is not decided here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Literal
 
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
 from deepfocus_live.model import Registry
 from deepfocus_live.ring import log_path
+from deepfocus_live.training import TrainerFolder, TrainerOrder, TrainingJob
 
-__all__ = ["TrainerProcess"]
+__all__ = ["TrainerNews", "TrainerProcess"]
 
-_MOST_RUNS = 4
+_STOP_S = 5.0
+_MODULE = "deepfocus_live.training._trainer_main"
+_PROGRESS = ("step", "loss", "iou", "done", "message")
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainerNews:
+    """What became of a fine-tune.
+
+    Attributes
+    ----------
+    state : "passed", "refused", "failed" or "stopped"
+        By the gate, the first two: then there is a candidate. "failed": nothing could be learnt,
+        or the process ended by itself. "stopped": as it was asked to; started again with the same
+        job it goes on from there.
+    version : str or None
+        The candidate's name in the registry; it is not the current model.
+    reason : str
+        One line.
+    metrics : dict
+        Of a candidate: `iou_before`, `iou_after` on what was held out, `truth` those are measured
+        against, `empty_share_before`, `empty_share_after`, the gate's `checks`, `steps`, `minutes`,
+        `stacks`, `left_out`, `held_out`, `parent`.
+    """
+
+    state: Literal["passed", "refused", "failed", "stopped"]
+    version: str | None
+    reason: str
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 class TrainerProcess:
-    """Starts a fine-tune after every `learning.after_stacks` newly labelled stacks.
-
-    What comes back is one thing: a new current model in the registry, if it
-    passed the gate. The mask thread follows the registry by itself.
+    """Starts, holds, ends and listens to the trainer. Safe to call from several threads.
 
     Parameters
     ----------
+    config : Config
+        In force; its `learning` sets the budget of threads and memory.
+    registry : Registry
+        Where candidates go.
     say : callable
-        Called with one line when training begins and ends.
+        Called with one line when a fine-tune begins and ends.
     """
 
     def __init__(self, config: Config, registry: Registry, say: Callable[[str], None]) -> None:
         self._config = config
-        self._learning = config.learning
         self._registry = registry
         self._say = say
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._stacks: dict[str, int] = {}
-        self._runs: dict[str, list[Path]] = {}
-        self._last: str | None = None
+        self._folder: TrainerFolder | None = None
+        self._stopping = False
+        self._paused = False
+        self._progress: Line = {}
+        self._outcome: Line | None = None
+        self._news: TrainerNews | None = None
 
-    def stack_labelled(self, profile: str, run: Path) -> None:
-        """Count a stack of `run` that can be learned from."""
-        self._stacks[profile] = self._stacks.get(profile, 0) + 1
-        runs = [path for path in self._runs.get(profile, []) if path != run]
-        self._runs[profile] = [*runs, run][-_MOST_RUNS:]
+    def reconfigure(self, config: Config) -> None:
+        """Start the fine-tunes to come with other settings."""
+        self._config = config
 
-    def look(self) -> None:
-        """Start a fine-tune that is due; notice one that has ended."""
-        if self._process is not None:
-            if self._process.poll() is None:
+    def start(self, job: TrainingJob) -> None:
+        """Start a fine-tune. Where it cannot be, `look` says so.
+
+        Raises
+        ------
+        RuntimeError
+            If one is running.
+        """
+        with self._lock:
+            if self._process is not None:
+                raise RuntimeError("a trainer is running: wait for it, or stop it first")
+            self._news = self._outcome = None
+            self._progress, self._stopping, self._paused = {}, False, False
+            try:
+                self._spawn(job)
+            except OSError as error:
+                self._clear()
+                reason = f"the trainer cannot be started: {error.strerror or error}"
+                self._news = TrainerNews("failed", None, reason)
                 return
-            self._last = "done" if self._process.returncode == 0 else "failed, see the log"
-            self._say(f"fine-tuning: {self._last}")
-            self._process = None
-        due = self._learning.after_stacks
-        for profile, count in self._stacks.items():
-            if due and count >= due:
-                self._stacks[profile] = 0
-                self._start(profile)
-                return
+        self._say(f"fine-tuning profile {job.profile} for {job.minutes:g} min")
+
+    def look(self) -> TrainerNews | None:
+        """Return what became of a fine-tune, once, after its process has ended; None else."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._settle(self._process.returncode)
+            news, self._news = self._news, None
+        if news is not None:
+            self._say(f"fine-tuning: {news.state}: {news.reason}")
+        return news
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, until `look` has had its news."""
+        with self._lock:
+            return self._process is not None
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far it is: step, loss, iou, done (0..1), message; empty when idle."""
+        with self._lock:
+            self._listen()
+            return dict(self._progress)
+
+    def pause(self, paused: bool) -> None:
+        """Hold the training between two steps, or let it go on; its minutes stand still."""
+        with self._lock:
+            if self._folder is not None and paused != self._paused:
+                self._paused = paused
+                with contextlib.suppress(OSError):
+                    self._folder.pause(paused)
 
     def stop(self) -> None:
-        """End a fine-tune under way; one of the same runs would go on from where it was."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        """End the fine-tune at once; waits at most 5 s, then kills. `look` has the news."""
+        with self._lock:
+            process, folder = self._process, self._folder
+            self._stopping = process is not None
+        if process is None or folder is None:
+            return
+        with contextlib.suppress(OSError):
+            folder.ask_to_stop()
+        try:
+            process.wait(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with self._lock:
+            if self._process is process:
+                self._settle(process.returncode)
 
-    def status(self) -> dict[str, Any]:
-        """Return what the trainer is doing."""
-        return {
-            "running": self._process is not None,
-            "after_stacks": self._learning.after_stacks,
-            "stacks_since": dict(self._stacks),
-            "last": self._last,
-        }
+    # --- with the lock held --------------------------------------------------------------------
 
-    def _write_config(self) -> Path:
-        """Write down the settings in force, those of the command line too."""
-        path = _platform.runtime_dir() / "trainer.yaml"
-        path.write_text(yaml.safe_dump(self._config.model_dump(mode="json")), encoding="utf-8")
-        return path
+    def _spawn(self, job: TrainingJob) -> None:
+        home = _platform.runtime_dir()
+        # There is one daemon to a runtime folder: what lies there is of one that was killed.
+        TrainerFolder.sweep(home)
+        owner = _platform.ProcessStamp.mine()
+        order = TrainerOrder(job, self._config, self._registry.root, owner)
+        self._folder = TrainerFolder.create(home, order)
+        command = [sys.executable, "-m", _MODULE, str(self._folder.path)]
+        self._process = _platform.spawn_detached(command, log=_fresh_log())
 
-    def _start(self, profile: str) -> None:
-        command = [
-            sys.executable,
-            *("-m", "deepfocus_live", "retrain"),
-            *(str(run) for run in self._runs[profile]),
-            *("--profile", profile, "--minutes", str(self._learning.minutes)),
-            *("--models", str(self._registry.root), "--activate", "--background"),
-            *("--config", str(self._write_config())),
-        ]
-        log = log_path().with_name("trainer.log")
-        if log.exists():
-            # The last one's is kept, no more: nobody else bounds it.
+    def _listen(self) -> None:
+        if self._folder is None:
+            return
+        for line in self._folder.news():
+            if "state" in line:
+                self._outcome = line
+            else:
+                self._progress = {key: line.get(key) for key in _PROGRESS}
+
+    def _settle(self, code: int) -> None:
+        """Turn what an ended process has said into news."""
+        self._listen()
+        said = self._outcome
+        if said is not None:
+            self._news = TrainerNews(
+                said["state"], said["version"], said["reason"], dict(said["metrics"])
+            )
+        elif self._stopping:
+            self._news = TrainerNews("stopped", None, "stopped in the middle of a step")
+        else:
+            reason = f"the trainer ended with exit code {code}; {_log()} says more"
+            self._news = TrainerNews("failed", None, reason)
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._folder is not None:
+            self._folder.remove()
+        self._process, self._folder, self._outcome = None, None, None
+        self._progress, self._stopping, self._paused = {}, False, False
+
+
+def _log() -> Path:
+    return log_path().with_name("trainer.log")
+
+
+def _fresh_log() -> Path:
+    """Return the trainer's log, empty; the last one's is kept beside it, no more."""
+    log = _log()
+    if log.exists():
+        # One that a reader holds open on Windows is written on.
+        with contextlib.suppress(OSError):
             _platform.replace(log, log.with_name("trainer-before.log"))
-        self._process = _platform.spawn_detached(command, log=log)
-        self._say(f"fine-tuning profile {profile} for {self._learning.minutes:g} min")
+    return log

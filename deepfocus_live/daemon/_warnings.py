@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["SayWarning", "StandingWarning", "StandingWarnings"]
+__all__ = ["ClearWarning", "SayWarning", "StandingWarning", "StandingWarnings"]
 
 _SAY_AGAIN_S = 60.0
 _OVER_AFTER_S = 3.0
@@ -31,6 +31,14 @@ class SayWarning(Protocol):
 
     def __call__(self, text: str, *, key: Hashable = None, run: str | None = None) -> None:
         """Warn. Without a key the words are the key."""
+        ...
+
+
+class ClearWarning(Protocol):
+    """Ends a warning that was raised under a key; says `over` once it is gone."""
+
+    def __call__(self, key: Hashable, *, over: str | None = None) -> None:
+        """End it, if it stands."""
         ...
 
 

@@ -6,7 +6,21 @@ The only room that knows OME-TIFF, ImageJ's hyperstacks and OME-Zarr 0.4 as they
 from __future__ import annotations
 
 from deepfocus_live.export._export import Export
+from deepfocus_live.export._from_above import FromAbove
+from deepfocus_live.export._from_run import source_of_run
 from deepfocus_live.export._products import EVERYTHING, KINDS
+from deepfocus_live.export._source import Place, SourceImage, SourceLabel
 from deepfocus_live.export._write import FORMATS, format_of
 
-__all__ = ["EVERYTHING", "FORMATS", "KINDS", "Export", "format_of"]
+__all__ = [
+    "EVERYTHING",
+    "FORMATS",
+    "KINDS",
+    "Export",
+    "FromAbove",
+    "Place",
+    "SourceImage",
+    "SourceLabel",
+    "format_of",
+    "source_of_run",
+]

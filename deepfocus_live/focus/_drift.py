@@ -8,7 +8,6 @@ vignetting does not hold them in place; the shifts add up over the stack.
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from deepfocus_live.focus._jit import kernel
@@ -158,6 +157,8 @@ def _correlate_far(fine: NDArray[np.float32], z: NDArray[np.int64]) -> NDArray[n
     So few shifts are cheaper from the spectrum by its definition, as two matrix
     products, than by a whole inverse transform.
     """
+    import scipy.fft  # slow to import
+
     # Zeros around it: what moves out on one side must not come in on the other.
     height, width = (
         scipy.fft.next_fast_len(side + _FARTHEST_BLOCKS, real=True) for side in fine.shape[1:]

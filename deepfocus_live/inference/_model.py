@@ -85,6 +85,11 @@ class InFocusModel:
         """What really ran the last slice, in the runtime's own words."""
         return self._engine.provider
 
+    @property
+    def at_best(self) -> bool:
+        """Whether the device that was found best made the last mask, and none in its place."""
+        return not isinstance(self._engine, SteadyEngine) or self._engine.at_best
+
     @classmethod
     def load(
         cls,
@@ -94,6 +99,7 @@ class InFocusModel:
         threads: int | None = None,
         shape: Sequence[int] | None = None,
         on_change: Callable[[str], None] = log.warning,
+        on_back: Callable[[str], None] = log.info,
     ) -> InFocusModel:
         """Open a model.
 
@@ -109,7 +115,9 @@ class InFocusModel:
             Of the slices to come, where that is known; others may come all the same.
         on_change : callable
             Told in one line when the device fails or its memory runs out, and what makes the
-            masks instead; and again when it is back.
+            masks instead.
+        on_back : callable
+            Told in one line when it is back.
 
         Raises
         ------
@@ -121,7 +129,7 @@ class InFocusModel:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
         best = open_engine(path, provider=provider, threads=threads, shape=shape)
-        engine = SteadyEngine(_ways(best, path, provider, threads), on_change)
+        engine = SteadyEngine(_ways(best, path, provider, threads), on_change, on_back)
         return cls(engine, name or best.metadata.get("name") or path.stem, best.metadata)
 
     def warm_up(self, shape: Sequence[int]) -> None:

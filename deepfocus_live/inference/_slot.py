@@ -32,8 +32,8 @@ class ModelSlot:
         The first model in use.
     provider : {"auto", "cpu", "cuda", "openvino"}
     threads : int, optional
-    on_change : callable
-        All three as in `InFocusModel.load`, for every model that comes later.
+    on_change, on_back : callable
+        All four as in `InFocusModel.load`, for every model that comes later.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class ModelSlot:
         provider: str = "auto",
         threads: int | None = None,
         on_change: Callable[[str], None] = log.warning,
+        on_back: Callable[[str], None] = log.info,
     ) -> None:
         self._model = model
         self._provider = provider
         self._threads = threads
-        self._on_change = on_change
+        self._on_change, self._on_back = on_change, on_back
         self._swapping = threading.Lock()
 
     @classmethod
@@ -58,10 +59,13 @@ class ModelSlot:
         provider: str = "auto",
         threads: int | None = None,
         on_change: Callable[[str], None] = log.warning,
+        on_back: Callable[[str], None] = log.info,
     ) -> ModelSlot:
         """Load the first model in use; see `InFocusModel.load`."""
-        model = InFocusModel.load(version, provider=provider, threads=threads, on_change=on_change)
-        return cls(model, provider=provider, threads=threads, on_change=on_change)
+        model = InFocusModel.load(
+            version, provider=provider, threads=threads, on_change=on_change, on_back=on_back
+        )
+        return cls(model, provider=provider, threads=threads, on_change=on_change, on_back=on_back)
 
     @property
     def model(self) -> InFocusModel:
@@ -95,16 +99,28 @@ class ModelSlot:
             If the new model cannot be used; the old one stays.
         """
         with self._swapping:
-            model = InFocusModel.load(
-                candidate,
-                provider=self._provider,
-                threads=self._threads,
-                shape=shape,
-                on_change=self._on_change,
-            )
-            try:
-                model.warm_up(shape)
-            except EngineError as error:
-                raise InputError(f"model {model.version} does not run here: {error}") from error
+            model = self.load_beside(candidate, shape)
             self._model = model
         return model
+
+    def load_beside(
+        self, candidate: ModelVersion | Path | str, shape: Sequence[int]
+    ) -> InFocusModel:
+        """Load and warm a model beside the one in use, for `put`; see `swap`."""
+        model = InFocusModel.load(
+            candidate,
+            provider=self._provider,
+            threads=self._threads,
+            shape=shape,
+            on_change=self._on_change,
+            on_back=self._on_back,
+        )
+        try:
+            model.warm_up(shape)
+        except EngineError as error:
+            raise InputError(f"model {model.version} does not run here: {error}") from error
+        return model
+
+    def put(self, model: InFocusModel) -> None:
+        """Put a model that `load_beside` returned in the place of the one in use."""
+        self._model = model

@@ -83,6 +83,8 @@ class SteadyEngine:
         The best first.
     on_change : callable
         Told in one line when another way is taken than before, and why.
+    on_back : callable
+        Told instead when that is the best way again.
 
     Attributes
     ----------
@@ -90,12 +92,23 @@ class SteadyEngine:
         What made the last answer, in the runtime's own words.
     """
 
-    def __init__(self, ways: Sequence[Way], on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        on_change: Callable[[str], None],
+        on_back: Callable[[str], None] = log.info,
+    ) -> None:
         self._ways = list(ways)
         self._on_change = on_change
+        self._on_back = on_back
         self._last = first = self._ways[0]
         first.engine = first.engine or first.open()
         self.provider = first.engine.provider
+
+    @property
+    def at_best(self) -> bool:
+        """Whether the last answer came the best way."""
+        return self._last is self._ways[0]
 
     def run(self, counts: NDArray[np.uint16]) -> Answer:
         """Return mask and probability of one slice.
@@ -128,6 +141,9 @@ class SteadyEngine:
             return
         before, self.provider = self.provider, way.engine.provider
         self._last = way
+        if self.at_best:
+            self._on_back(f"masks are made on {self.provider} again")
+            return
         reason = f": {why}; it is tried again in a minute" if why else ""
         self._on_change(f"masks are made on {self.provider}, no longer on {before}{reason}")
 

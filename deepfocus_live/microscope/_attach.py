@@ -48,11 +48,17 @@ class Attachment:
     """
 
     def __init__(
-        self, core: CMMCorePlus, output: Path | None, config: Path | None, settings: Config
+        self,
+        core: CMMCorePlus,
+        output: Path | None,
+        config: Path | None,
+        settings: Config,
+        profile: str | None = None,
     ) -> None:
         quiet_at_exit(core)
         self._core = core
         self._output = None if output is None else str(output)
+        self._profile = profile
         self._callbacks: dict[str, list[Callable[[Any], object]]] = {"mask": [], "stack": []}
         self._subscribed = False
         self._latest: MaskResult | None = None
@@ -72,13 +78,14 @@ class Attachment:
         self._detached = False
         try:
             self._sender.link.ensure()
+            if core.getCameraDevice():
+                frame_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
+                # Waited for: better now than while the first frames come.
+                self._sender.prepare(frame_bytes).wait()
+            _check_profile(profile, self._sender.link.await_ready())
         except BaseException:
             self._sender.stop()
             raise
-        if core.getCameraDevice():
-            frame_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
-            # Waited for: better now than while the first frames come.
-            self._sender.prepare(frame_bytes).wait()
         if core.mda.is_running():
             log.warning("attached while an acquisition runs: following from the next one on.")
         self._following = False
@@ -94,7 +101,7 @@ class Attachment:
         self._following = True
         self._acquiring_on = threading.get_ident()
         self._focus_device = self._core.getFocusDevice()
-        self._sender.begin(sequence, summary, self._output)
+        self._sender.begin(sequence, summary, self._output, self._profile)
 
     def _on_frame(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
         if self._following:
@@ -310,12 +317,22 @@ class Attachment:
                     log.exception("a callback given to on_%s failed.", kind)
 
 
+def _check_profile(profile: str | None, status: Message) -> None:
+    known = [one["name"] for one in status["profiles"]]
+    if profile is not None and profile not in known:
+        raise InputError(
+            f"there is no profile {profile!r} in the configuration of the daemon; there are: "
+            f"{', '.join(known)}."
+        )
+
+
 def attach(
     core: CMMCorePlus,
     *,
     output: Path | str | None = None,
     config: Path | str | None = None,
     follow_live: bool = False,
+    profile: str | None = None,
 ) -> Attachment:
     """Follow every acquisition of `core` from now on.
 
@@ -337,11 +354,15 @@ def attach(
         times a second and never faster than masks are made. Frames are looked at and left to the
         program that shows them; nothing is stored. Masks come by `on_mask` and `latest_mask`, and
         the page shows them. Images of several cameras take their turns as they come.
+    profile : str or None
+        That all channels of the runs are looked at with, by its name in the daemon's
+        configuration; None: what `match` gives each channel there. A choice on the page goes
+        before both.
 
     Raises
     ------
     InputError
-        If `output` cannot be written to, or the configuration is wrong.
+        If `output` cannot be written to, the configuration is wrong, or there is no such profile.
     DaemonDidNotStart
         If no daemon is running and none can be started; the message says why.
     """
@@ -352,7 +373,7 @@ def attach(
             # Read before anything is made: a wrong key leaves nothing behind.
             settings = load_config(file)
             folder = None if output is None else writable_folder(Path(output))
-            attachment = Attachment(core, folder, file, settings)
+            attachment = Attachment(core, folder, file, settings, profile)
             _attachments[id(core)] = attachment
     if follow_live:
         attachment.follow_live()

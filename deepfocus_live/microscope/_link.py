@@ -15,6 +15,7 @@ from deepfocus_live.ring import (
     DaemonDidNotStart,
     Message,
     find_daemon,
+    log_path,
     start_daemon,
 )
 
@@ -24,6 +25,7 @@ HUNG_AFTER_S = 10.0
 """A daemon that has been silent for so long is killed and replaced."""
 
 _LISTEN_S = 1.0
+_READY_S = 180.0
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,25 @@ class DaemonLink:
             self._address, self._client, self.said_bye = address, client, False
             self._changed.notify()
         return True
+
+    def await_ready(self) -> Message:
+        """Wait until the daemon serves, and return its status.
+
+        It says where it is before it has loaded everything.
+
+        Raises
+        ------
+        DaemonDidNotStart
+            If it ends before that, or takes too long.
+        """
+        try:
+            status: Message = self.ask({"type": "status"}, timeout_s=_READY_S)["status"]
+        except OSError:
+            raise DaemonDidNotStart(
+                f"the daemon ended while it started, or was not ready after {_READY_S:.0f} s; "
+                f"see {log_path()}"
+            ) from None
+        return status
 
     def send(self, message: Message) -> None:
         """Send one message.

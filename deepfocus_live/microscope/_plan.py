@@ -42,7 +42,7 @@ def plan_run(
     summary: Mapping[str, Any],
     *,
     output: str | None = None,
-    profile: str = "default",
+    profile: str | None = None,
 ) -> RunSpec:
     """Return the plan of a run.
 
@@ -54,6 +54,8 @@ def plan_run(
         pymmcore-plus's summary metadata, as `sequenceStarted` brings it.
     output : str or None
         Folder for the run; None: the daemon's.
+    profile : str or None
+        For all of its channels; None: the daemon chooses for each.
 
     Raises
     ------
@@ -82,6 +84,7 @@ def plan_run(
         cameras=cameras,
         # MMCore reports 0 where no pixel size is configured.
         pixel_size_um=Calibration(um=pixel, source="stage") if pixel > 0 else None,
+        pixel_size_preset=str(info.get("pixel_size_config_name") or "") or None,
         z_step_um=Calibration(um=step, source="stage") if step else None,
         time_step_s=_time_step(sequence),
         output=output,

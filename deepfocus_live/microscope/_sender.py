@@ -82,6 +82,7 @@ class _Begin:
     sequence: useq.MDASequence
     summary: Mapping[str, Any]
     output: str | None
+    profile: str | None
 
 
 @dataclass
@@ -198,10 +199,14 @@ class FrameSender:
     # ------------------------------------------- on the acquisition's thread
 
     def begin(
-        self, sequence: useq.MDASequence, summary: Mapping[str, Any], output: str | None
+        self,
+        sequence: useq.MDASequence,
+        summary: Mapping[str, Any],
+        output: str | None,
+        profile: str | None = None,
     ) -> None:
-        """Note that a run begins."""
-        self._put(_Begin(sequence, summary, output))
+        """Note that a run begins; output and profile as `plan_run` takes them."""
+        self._put(_Begin(sequence, summary, output, profile))
 
     def take(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
         """Take over a frame: microseconds, unless memory has run out (see `counts.waits`)."""
@@ -417,14 +422,15 @@ class FrameSender:
         try:
             # What stands in for an iterator warns whoever asks it for its sizes.
             known = begin.sequence if begin.sequence.axis_order else useq.MDASequence()
-            return plan_run(known, begin.summary, output=begin.output)
+            return plan_run(known, begin.summary, output=begin.output, profile=begin.profile)
         except InputError:
             raise
         except Exception:
             # A sequence that we do not understand is no reason to lose its frames:
             # without a plan the run grows as they come.
             log.exception("deepfocus-live: this sequence cannot be planned for.")
-            return plan_run(useq.MDASequence(), begin.summary, output=begin.output)
+            nothing = useq.MDASequence()
+            return plan_run(nothing, begin.summary, output=begin.output, profile=begin.profile)
 
     def _prepare_ring(self, frame_bytes: int, run: bytes) -> None:
         if self._ring is not None and self._ring.fits(frame_bytes, run):
@@ -512,7 +518,7 @@ class FrameSender:
     def _free_slot(self) -> int | None:
         """Wait for a free slot; None where the run was refused meanwhile."""
         while self._ring is not None and self._spec is not None:
-            slot = _free_slot_of(self._ring, self._next_number)
+            slot = _free_slot_of(self._ring)
             if slot is not None:
                 return slot
             self._wait_for_acknowledgement()
@@ -529,7 +535,7 @@ class FrameSender:
         if ring is None or spill is None:
             return False
         cannot_wait = bool(frame.meta.get("hardware_triggered"))
-        if not spill and not (cannot_wait and _free_slot_of(ring, number) is None):
+        if not spill and not (cannot_wait and _free_slot_of(ring) is None):
             return False
         if not spill.append(header, frame.image, number, run_folder=ring.folder):
             self._drain(into_ring=True)
@@ -550,7 +556,7 @@ class FrameSender:
         """Move spilled frames into the ring, as far as it has free slots."""
         spill, ring = self._spill, self._ring
         while spill and ring is not None and self._spec is not None:
-            slot = _free_slot_of(ring, spill.first_number)
+            slot = _free_slot_of(ring)
             if slot is None:
                 return
             try:
@@ -663,10 +669,11 @@ class FrameSender:
         self.counts.space = text
 
 
-def _free_slot_of(ring: MemoryRing, number: int) -> int | None:
-    """Return a free slot, in the frame's own place if that is free; None: the ring is full."""
-    for step in range(ring.slots):
-        slot = (number + step) % ring.slots
-        if ring.is_free(slot):
-            return slot
-    return None
+def _free_slot_of(ring: MemoryRing) -> int | None:
+    """Return the first free slot; None: the ring is full.
+
+    Always the first: while few frames wait, the same few slots are used again and again, whose
+    memory both processes have mapped and the processor still has at hand. Going round the whole
+    ring cost twice as much for a frame.
+    """
+    return next((slot for slot in range(ring.slots) if ring.is_free(slot)), None)

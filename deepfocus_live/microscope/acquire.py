@@ -299,6 +299,7 @@ def run(
     output: Path | None = None,
     config: Path | None = None,
     ignore_space: bool = False,
+    profile: str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Report:
     """Run `sequence`, attached; returns when every frame is on the disk.
@@ -307,6 +308,8 @@ def run(
 
     Parameters
     ----------
+    profile : str or None
+        As `attach` takes it.
     on_progress : callable or None
         Called a few times a second on the calling thread.
 
@@ -316,7 +319,7 @@ def run(
         If it does not fit on the disk, before anything is exposed; `ignore_space`: never.
     """
     settings = load_config(config)
-    with attach(core, output=output, config=config) as attached:
+    with attach(core, output=output, config=config, profile=profile) as attached:
         if not ignore_space:
             warning = room_for(core, sequence, settings, output=output).warning
             if warning is not None:

@@ -225,6 +225,11 @@ class Registry:
                     return version
         raise InputError(f"profile {profile!r} has no earlier model to go back to")
 
+    def can_roll_back(self, profile: str = "default") -> bool:
+        """Return whether a profile has used another version before the current one."""
+        now = self.current_name(profile)
+        return any(name != now for name in self._read_history(profile))
+
     def free_name(self, stem: str) -> str:
         """Return `stem`, or `stem` with the first number that makes it unused."""
         taken = self._taken()

@@ -47,20 +47,37 @@ class _Forecast(_Request):
     spec: dict[str, Any]
 
 
+class _ChooseProfile(_Request):
+    profile: _Name | None
+
+
+class _OfProfile(_Request):
+    profile: _Name
+
+
+class _UseModel(_OfProfile):
+    name: _Name
+
+
 class _Stop(_Request):
     now: bool = False
 
 
 _REQUESTS: dict[str, type[_Request]] = {
     "begin_run": _BeginRun,
+    "choose_profile": _ChooseProfile,
     "end_run": _EndRun,
     "forecast": _Forecast,
     "frames": _Frames,
     "live": _Live,
     "live_end": _Request,
+    "reload": _Request,
+    "retrain": _OfProfile,
+    "rollback": _OfProfile,
     "status": _Request,
     "stop": _Stop,
     "subscribe": _Request,
+    "use_model": _UseModel,
 }
 
 

@@ -132,11 +132,16 @@ def find_daemon() -> DaemonAddress | None:
 
 
 def start_daemon(
-    arguments: Sequence[str] = (), *, python: Path | None = None, patience_s: float = 180.0
+    arguments: Sequence[str] = (),
+    *,
+    python: Path | None = None,
+    patience_s: float = 180.0,
+    program: Sequence[str] = ("deepfocus_live",),
 ) -> DaemonAddress:
     """Start a daemon of its own session and wait until it is ready.
 
-    If another one gets there first, that one is returned.
+    If another one gets there first, that one is returned. `program` is the module that has the
+    command line, and what it wants to be told before the command.
 
     Raises
     ------
@@ -147,7 +152,7 @@ def start_daemon(
     """
     output = _new_output_path()
     executable = str(python or sys.executable)
-    command = [executable, "-m", "deepfocus_live", "start", *arguments]
+    command = [executable, "-m", *program, "start", *arguments]
     _children[:] = [child for child in _children if child.poll() is None]
     process = _platform.spawn_detached(command, log=output)
     _children.append(process)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["TrainingDevice", "choose_threads", "training_device"]
+__all__ = ["TrainingDevice", "choose_threads", "limit_gpu_memory", "training_device"]
 
 _TRIAL_STEPS = 6
 
@@ -70,6 +71,16 @@ def training_device() -> TrainingDevice:
         first = str(error).splitlines()[0]
         return TrainingDevice(cpu, f"{on_cpu} (the GPU does not compute: {first})")
     return TrainingDevice(torch.device("cuda"), f"the GPU, {torch.cuda.get_device_name(0)}")
+
+
+def limit_gpu_memory(megabytes: int) -> None:
+    """Let torch take no more of the GPU's memory than that; the live masks run there, too."""
+    if not torch.cuda.is_available():
+        return
+    # Of a GPU that does not compute, `training_device` says why.
+    with contextlib.suppress(RuntimeError):
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, megabytes * 1e6 / total))
 
 
 def _try_gpu() -> None:

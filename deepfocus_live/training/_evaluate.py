@@ -1,19 +1,23 @@
-"""How well masks agree with targets, and how much is called in focus where nothing is."""
+"""How well masks agree with targets, and how much is called in focus where nothing is.
+
+Loads torch only where a torch network is judged: the daemon judges loaded models by the same words.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deepfocus_live.inference import InFocusModel
-from deepfocus_live.model.network import FocusNetwork
 from deepfocus_live.training._empty import empty_field
 from deepfocus_live.training._examples import UNKNOWN, LabelledStack
+
+if TYPE_CHECKING:
+    from deepfocus_live.model.network import FocusNetwork
 
 __all__ = [
     "Example",
@@ -97,6 +101,8 @@ def network_empty_share(network: FocusNetwork) -> float:
 
 
 def _network_mask(network: FocusNetwork, z_slice: NDArray[Any]) -> NDArray[np.bool_]:
+    import torch
+
     with torch.inference_mode():
         counts = torch.from_numpy(z_slice.astype(np.float32))[None].to(network.threshold.device)
         probability = torch.sigmoid(network.logits(counts)[0])

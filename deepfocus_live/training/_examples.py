@@ -92,6 +92,8 @@ class LabelledStack:
         Which slices' targets were drawn by hand; None: none.
     source : Source or None
         None where it came from no file.
+    replay : bool
+        Whether it is an earlier one, learnt from beside new ones lest it be forgotten.
     """
 
     name: str
@@ -103,6 +105,7 @@ class LabelledStack:
     slice_weight: NDArray[np.float32] | None = None
     hand_made: NDArray[np.bool_] | None = None
     source: Source | None = None
+    replay: bool = False
 
     @property
     def reduction(self) -> int:
@@ -165,7 +168,9 @@ def block_target(
 def _block_mean(plane: ArrayLike, reduction: int) -> NDArray[np.float32]:
     array = np.asarray(plane)
     height, width = (side // reduction for side in array.shape)
-    blocks = array[: height * reduction, : width * reduction] != 0
-    blocks = blocks.reshape(height, reduction, width, reduction)
-    mean: NDArray[np.float32] = blocks.mean(axis=(1, 3), dtype=np.float32)
+    pixels = (array[: height * reduction, : width * reduction] != 0).astype(np.uint16)
+    # Sums of whole rows first: several times as fast as a mean over two axes.
+    rows = sum(pixels[row::reduction] for row in range(reduction))
+    total = sum(rows[:, column::reduction] for column in range(reduction))
+    mean: NDArray[np.float32] = np.asarray(total, np.float32) / np.float32(reduction**2)
     return mean

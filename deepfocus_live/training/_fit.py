@@ -17,7 +17,7 @@ from deepfocus_live.training._batches import BatchMaker
 from deepfocus_live.training._loss import focus_loss
 from deepfocus_live.training._precision import Precision
 
-__all__ = ["Checkpoint", "FitResult", "FitState", "fit"]
+__all__ = ["Checkpoint", "FitResult", "FitState", "fit", "never_held"]
 
 _LEAST_GAIN = 1e-4  # of the score: less than that is no gain
 _EARLIEST_STOP = 0.5  # share of the work before which training never stops by itself
@@ -81,6 +81,11 @@ class FitState:
     checkpoints: list[Checkpoint]
 
 
+def never_held() -> float:
+    """Return that training may go on, and always might."""
+    return 0.0
+
+
 def fit(
     network: FocusNetwork,
     batches: BatchMaker,
@@ -97,6 +102,7 @@ def fit(
     save: Callable[[FitState], None] | None = None,
     save_every_s: float = 20.0,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] = focus_loss,
+    hold: Callable[[], float] = never_held,
 ) -> FitResult:
     """Train `network` in place, where it lies, and leave it with the weights that scored best.
 
@@ -127,6 +133,9 @@ def fit(
         Called with the state after the first look, and then every `save_every_s`.
     loss : callable
         Of logits, target and how much each place counts, (N, h, w) float32 each; returns a scalar.
+    hold : callable
+        Called before each step. It returns when training may go on, and for how many seconds it
+        had to wait: they are not counted. What it raises ends the training, its state saved.
 
     Returns
     -------
@@ -134,7 +143,7 @@ def fit(
     """
     clock = _Clock(max_steps, deadline)
     return _Fit(network, batches, judge, learning_rate, precision, loss, clock, resume).run(
-        looks, patience, on_checkpoint, _Saver(save, save_every_s)
+        looks, patience, on_checkpoint, _Saver(save, save_every_s), hold
     )
 
 
@@ -180,10 +189,12 @@ class _Fit:
         patience: int | None,
         on_checkpoint: Callable[[Checkpoint, float], None],
         saver: _Saver,
+        hold: Callable[[], float],
     ) -> FitResult:
         """Train until the time or the steps are over, or nothing is gained any more."""
         clock, stopped = self._clock, False
         while not stopped and not clock.over(self._step):
+            self._wait(hold, saver)
             self._train()
             due = len(self._checkpoints) + 1
             if clock.over(self._step) or clock.share(self._step) * clock.looks(looks) >= due:
@@ -207,6 +218,15 @@ class _Fit:
             self._checkpoints,
             stopped,
         )
+
+    def _wait(self, hold: Callable[[], float], saver: _Saver) -> None:
+        """Wait until a step may be done; save what was learnt if there is to be none."""
+        try:
+            self._clock.stand_still(hold())
+        except BaseException:
+            if self._step and saver.wanted:
+                saver.save(self._state())
+            raise
 
     def _train(self) -> None:
         """Do one step."""
@@ -264,6 +284,12 @@ class _Clock:
     def back(self, elapsed_s: float) -> None:
         """Reckon with time that an earlier process has spent already."""
         self._began -= elapsed_s
+
+    def stand_still(self, seconds: float) -> None:
+        """Take time that was waited as not gone by."""
+        self._began += seconds
+        if self._deadline is not None:
+            self._deadline += seconds
 
     def elapsed_s(self) -> float:
         """Return for how long training has gone on."""

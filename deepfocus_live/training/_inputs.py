@@ -17,9 +17,9 @@ import numpy as np
 from deepfocus_live.errors import InputError
 from deepfocus_live.stacks import MaskStack, open_masks, open_stacks
 from deepfocus_live.training._examples import SliceStack, Source
-from deepfocus_live.training._label import MaskSlices
+from deepfocus_live.training._label import MaskSlices, StoredLabels
 
-__all__ = ["Given", "choose_slices", "fingerprint", "gather", "reopen"]
+__all__ = ["Given", "choose_slices", "fingerprint", "gather", "has_corrected", "reopen"]
 
 _CORRECTED = "corrected"
 _WHERE_LABELS_LIE = ("labels", "*/labels", "*/*/*/labels")  # an image, a collection, a plate
@@ -28,11 +28,17 @@ _LEAST_KEPT = 4  # slices of a stack that is thinned
 
 @dataclass(frozen=True)
 class Given:
-    """An opened stack, its hand-made masks if there are some, and where both came from."""
+    """An opened stack, its hand-made masks if there are some, and where both came from.
+
+    `stored` is what the rule said of it before, if that is kept; `replay` says that it is learnt
+    from lest it be forgotten, beside others that are new.
+    """
 
     stack: SliceStack
     masks: MaskSlices | None = None
     source: Source | None = None
+    stored: StoredLabels | None = None
+    replay: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +116,7 @@ def _pair(image: Path, masks: Path, files: contextlib.ExitStack) -> list[Given]:
 def _opened(path: Path, files: contextlib.ExitStack) -> list[Given]:
     stacks = [files.enter_context(stack) for stack in open_stacks(path)]
     drawn: list[MaskStack] = []
-    if _has_corrected(path):
+    if has_corrected(path):
         drawn = [files.enter_context(mask) for mask in open_masks(path, _CORRECTED)]
     # Both come in order of position, time and channel.
     masks: Sequence[MaskStack | None] = drawn or [None] * len(stacks)
@@ -121,7 +127,7 @@ def _opened(path: Path, files: contextlib.ExitStack) -> list[Given]:
     ]
 
 
-def _has_corrected(path: Path) -> bool:
+def has_corrected(path: Path) -> bool:
     """Return whether a folder is an OME-Zarr, or a run, with a label `corrected`."""
     if not path.is_dir():
         return False

@@ -11,6 +11,7 @@ import numpy as np
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.inference import InFocusModel
+from deepfocus_live.model import ModelVersion, Registry
 from deepfocus_live.model.network import FocusNetwork
 from deepfocus_live.training._anchor import anchor_set
 from deepfocus_live.training._evaluate import (
@@ -28,11 +29,12 @@ from deepfocus_live.training._examples import LabelledStack, Source
 from deepfocus_live.training._gate import Scores
 from deepfocus_live.training._inputs import Given, reopen
 
-__all__ = ["Evidence", "held_out_sources", "old_stacks", "rehearsal_parts"]
+__all__ = ["Evidence", "held_out_before", "held_out_sources", "old_stacks", "rehearsal_parts"]
 
 _MOST_OLD_STACKS = 3
 _OLD_SLICES = 24
 _EXAMPLES_SHOWN = 6
+_MOST_ANCESTORS = 100
 _FORGETTING_ALLOWED = 0.003  # IoU on rehearsed simulation; the gate allows a little more
 _GHOSTS_ALLOWED = 0.003  # share of an empty field; the gate allows 0.01
 _GHOSTS_COUNT = 5.0
@@ -47,7 +49,7 @@ class Evidence:
     held : sequence of LabelledStack
         From this training.
     old : sequence of LabelledStack
-        When the parent was taught.
+        When the parent was taught; and of what is replayed.
     rehearsed : sequence of LabelledStack
         Simulated stacks that are not learnt from, to choose a checkpoint that does not forget. The
         gate does not look at them, and training does not look at the anchor.
@@ -136,6 +138,20 @@ def old_stacks(
             except InputError as error:
                 say(f"old held-out stack left out: {error}")
     return [stack for stack in found if stack.any_in_focus]
+
+
+def held_out_before(registry: Registry, version: ModelVersion) -> set[tuple[str, str]]:
+    """Return path and name of the stacks that a version and its ancestors were judged by."""
+    found: set[tuple[str, str]] = set()
+    for _ in range(_MOST_ANCESTORS):
+        found |= {(one.path, one.stack) for one in _sources(version.card.get("held_out"))}
+        if version.parent is None:
+            break
+        try:
+            version = registry.get(version.parent)
+        except InputError:  # removed since
+            break
+    return found
 
 
 def held_out_sources(stacks: Sequence[LabelledStack]) -> list[dict[str, Any]]:

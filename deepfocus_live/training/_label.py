@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepfocus_live.errors import InputError
-from deepfocus_live.focus import Conditions, StackLabeler, StackLabels
+from deepfocus_live.focus import Conditions, StackLabeler, StackLabels, preset_named
 from deepfocus_live.frames import Calibration
 from deepfocus_live.model import MIN_SIDE
 from deepfocus_live.training._examples import (
@@ -23,7 +23,7 @@ from deepfocus_live.training._examples import (
     block_target,
 )
 
-__all__ = ["MaskSlices", "with_labels"]
+__all__ = ["MaskSlices", "StoredLabels", "with_labels"]
 
 _LEAST_SLICES = 3  # to compare with each other; of fewer no rule says anything
 _HAND_MADE_DRAWS = 2.0  # how often their stacks are drawn from, beside others
@@ -47,6 +47,22 @@ class MaskSlices(Protocol):
         """Return whether the masks say anything about a slice."""
 
 
+@dataclass(frozen=True)
+class StoredLabels:
+    """What a rule said of a stack before, read from where it is stored.
+
+    Attributes
+    ----------
+    masks : MaskSlices
+        Of the whole stack; 2 where the rule would not say.
+    trainable : bool
+        As of `focus.StackLabels`.
+    """
+
+    masks: MaskSlices
+    trainable: bool
+
+
 def with_labels(
     stack: SliceStack,
     *,
@@ -56,6 +72,7 @@ def with_labels(
     masks: MaskSlices | None = None,
     keep: Collection[int] | None = None,
     source: Source | None = None,
+    stored: StoredLabels | None = None,
 ) -> LabelledStack:
     """Read a stack slice by slice and label it by rule, with what it says of its calibration.
 
@@ -73,6 +90,8 @@ def with_labels(
     keep : collection of int, optional
         The slices to hold in memory; the rule sees all of them. By default all.
     source : Source, optional
+    stored : StoredLabels, optional
+        What this very rule said before; it is not asked again then.
 
     Returns
     -------
@@ -87,14 +106,21 @@ def with_labels(
     """
     _check_size(stack, masks)
     kept = sorted(range(stack.shape[0]) if keep is None else keep)
-    slices, labels = _scan(stack, preset, _calibrated(conditions, stack), set(kept))
-    target = np.stack([_weak_target(labels, z, reduction) for z in kept])
+    how = _calibrated(conditions, stack)
+    if stored is None:
+        slices, labels = _scan(stack, preset, how, kept)
+        target = np.stack([_weak_target(labels, z, reduction) for z in kept])
+        trainable, reach_px = labels.trainable, labels.reach_px
+    else:
+        slices = _read(stack, kept)
+        target = np.stack([_stored_target(stored, stack.shape, z, reduction) for z in kept])
+        trainable, reach_px = stored.trainable, preset_named(preset).open(how).reach_px
     labelled = LabelledStack(
         stack.name,
         slices,
         target,
-        gap_px=max(LEAST_GAP_PX, labels.reach_px),
-        trainable=labels.trainable,
+        gap_px=max(LEAST_GAP_PX, reach_px),
+        trainable=trainable,
         source=source,
     )
     return labelled if masks is None else _with_masks(labelled, masks, kept)
@@ -114,24 +140,59 @@ def _check_size(stack: SliceStack, masks: MaskSlices | None) -> None:
 
 
 def _scan(
-    stack: SliceStack, preset: str, conditions: Conditions, keep: set[int]
+    stack: SliceStack, preset: str, conditions: Conditions, keep: Sequence[int]
 ) -> tuple[NDArray[Any], StackLabels]:
     """Return the slices to keep and the labels of all, with one slice at a time in memory."""
-    kept: list[NDArray[Any]] = []
+    kept: NDArray[Any] | None = None
     try:
         labeler = StackLabeler(preset, shape_yx=stack.shape[1:], conditions=conditions)
         for z in range(stack.shape[0]):
-            plane = np.asarray(stack[z])
-            if plane.dtype.kind != "u" or plane.dtype.itemsize > 2:
-                raise InputError(f"{stack.name}: slices must be uint8 or uint16, not {plane.dtype}")
+            plane = _plane(stack, z)
             labeler.add(z, plane)
+            if kept is None:
+                kept = np.empty((len(keep), *plane.shape), plane.dtype)
             if z in keep:
-                kept.append(plane)
-        return np.stack(kept), labeler.finish()
+                kept[keep.index(z)] = plane
+        return kept if kept is not None else _read(stack, keep), labeler.finish()
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"{stack.name}: {error}") from error
+
+
+def _read(stack: SliceStack, keep: Sequence[int]) -> NDArray[Any]:
+    """Return some slices; each is copied once, as a stack may be half of all there is room for."""
+    kept: NDArray[Any] | None = None
+    for place, z in enumerate(keep):
+        plane = _plane(stack, z)
+        if kept is None:
+            kept = np.empty((len(keep), *plane.shape), plane.dtype)
+        kept[place] = plane
+    if kept is None:
+        raise InputError(f"{stack.name}: no slice of it is to be learnt from")
+    return kept
+
+
+def _plane(stack: SliceStack, z: int) -> NDArray[Any]:
+    plane = np.asarray(stack[z])
+    if plane.dtype.kind != "u" or plane.dtype.itemsize > 2:
+        raise InputError(f"{stack.name}: slices must be uint8 or uint16, not {plane.dtype}")
+    return plane
+
+
+def _stored_target(
+    stored: StoredLabels, shape: tuple[int, int, int], z: int, reduction: int
+) -> NDArray[np.uint8]:
+    if tuple(stored.masks.shape) != tuple(shape):
+        raise InputError(
+            f"{stored.masks.name}: stored labels of {_size(stored.masks.shape)} do not fit slices "
+            f"of {_size(shape)} (Z x Y x X)"
+        )
+    mask = stored.masks[z]
+    target = block_target(mask == 1, mask == 2, reduction)
+    if shape[0] < _LEAST_SLICES:
+        target[:] = UNKNOWN
+    return target
 
 
 def _weak_target(labels: StackLabels, z: int, reduction: int) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,47 +21,46 @@ from deepfocus_live.model import ModelVersion, Registry, seal
 from deepfocus_live.model.export import export_onnx
 from deepfocus_live.model.network import Architecture, FocusNetwork
 from deepfocus_live.model.weights import load_network
-from deepfocus_live.training._anchor import (
-    ANCHOR_VERSION,
-    anchor_checksum,
-    anchor_set,
-    rehearsal_stacks,
+from deepfocus_live.training._account import (
+    BATCH,
+    CROP_PX,
+    REHEARSAL_SHARE,
+    Account,
+    Judged,
+    Settings,
+    Trained,
 )
+from deepfocus_live.training._addressed import gather_job
+from deepfocus_live.training._anchor import anchor_set, rehearsal_stacks
 from deepfocus_live.training._batches import BatchMaker
-from deepfocus_live.training._device import TrainingDevice, choose_threads, training_device
+from deepfocus_live.training._device import choose_threads, limit_gpu_memory, training_device
 from deepfocus_live.training._evaluate import SliceScore
 from deepfocus_live.training._examples import LabelledStack, SliceStack
-from deepfocus_live.training._fit import Checkpoint, FitResult, FitState, fit
-from deepfocus_live.training._gate import Scores, Verdict, judge_candidate
-from deepfocus_live.training._inputs import Given, choose_slices, fingerprint, gather
+from deepfocus_live.training._fit import Checkpoint, FitState, fit, never_held
+from deepfocus_live.training._gate import Scores, judge_candidate
+from deepfocus_live.training._inputs import Given, fingerprint, gather
+from deepfocus_live.training._job import TrainingJob
 from deepfocus_live.training._judging import (
     Evidence,
-    held_out_sources,
+    held_out_before,
     old_stacks,
     rehearsal_parts,
 )
-from deepfocus_live.training._label import with_labels
+from deepfocus_live.training._labelling import Labelling
 from deepfocus_live.training._package import write_model
 from deepfocus_live.training._page import write_report
-from deepfocus_live.training._precision import Precision, fastest_precision
+from deepfocus_live.training._precision import fastest_precision
 from deepfocus_live.training._report import Progress, RetrainReport
-from deepfocus_live.training._split import split
+from deepfocus_live.training._split import Parts, part
 from deepfocus_live.training._state import SAVE_EVERY_S, SavedTraining, StateFile
 
-__all__ = ["retrain"]
+__all__ = ["retrain", "retrain_job"]
 
-_FINE_TUNING_RATE = 3e-4
-_FROM_SCRATCH_RATE = 1e-3
-_BATCH = 8
-_CROP_PX = 256
-_REHEARSAL_SHARE = 0.25  # of the crops that show something
+_LEAST_LEARNING_SHARE = 0.4  # of the time, in the background
 _LOOKS = 10
 _PATIENCE = 4  # looks without a gain, after half the time
 _EXPORT_SLACK_S = 1.0  # export, report, checksums and the registry, beside what is measured
-_LABELLING_SHARE = 0.4  # of the time; stacks that are not labelled by then are left out
 _SIMULATION_SHARE = 0.15  # of the time; rehearsal goes without the stacks not made by then
-_MOST_BYTES = 1.5e9  # of slices in memory
-_OLD_STACK_BYTES = 2e8
 
 
 def _ignore(_: Progress) -> None:
@@ -140,72 +139,93 @@ def retrain(
     """
     if not minutes > 0:
         raise InputError(f"minutes is {minutes}; it must be above 0")
-    settings = _Settings(
+    settings = Settings(
         minutes, profile, preset, conditions, from_scratch, activate, fresh, threads, seed
     )
+    inputs = _Inputs(
+        lambda files, _: gather(stacks, pairs, files),
+        lambda depends_on: fingerprint(stacks, pairs, depends_on),
+    )
     parent = start_from or registry.current(profile)
+    return _retrain(settings, registry, parent, inputs, progress, never_held)
+
+
+def retrain_job(
+    job: TrainingJob,
+    *,
+    registry: Registry,
+    preset: str = DEFAULT_PRESET,
+    conditions: Conditions | None = None,
+    threads: int | None = None,
+    memory_mb: int = 1500,
+    gpu_memory_mb: int | None = None,
+    progress: Callable[[Progress], None] = _ignore,
+    hold: Callable[[], float] = never_held,
+) -> RetrainReport:
+    """Do what `retrain` does with stacks of runs, new and replayed ones; nothing is activated.
+
+    Labels that are stored in the runs are used where `preset` made them, and the label `corrected`
+    in the slices that a person reviewed. Stacks that cannot be read are left out.
+
+    Parameters
+    ----------
+    job : TrainingJob
+    registry, preset, conditions, threads, progress
+        As of `retrain`.
+    memory_mb : int
+        For slices and all that is made of them, in MB; libraries take 0.4 GB beside.
+    gpu_memory_mb : int, optional
+        That torch may take of the GPU; by default all.
+    hold : callable
+        Called between two steps: returns when training may go on, and how many seconds that took,
+        which are not counted. What it raises ends the training; the next call with the same job
+        goes on from there.
+
+    Returns
+    -------
+    RetrainReport
+
+    Raises
+    ------
+    InputError, OSError
+        As `retrain` does.
+    """
+    settings = Settings(
+        job.minutes,
+        job.profile,
+        preset,
+        conditions,
+        threads=threads,
+        memory_mb=memory_mb,
+        gpu_memory_mb=gpu_memory_mb,
+        nobody_asks=True,
+    )
+    inputs = _Inputs(
+        lambda files, leave_out: gather_job(job, preset, files, leave_out),
+        lambda depends_on: fingerprint((), (), {**depends_on, "job": job.as_dict()}),
+    )
+    parent = registry.current(job.profile) if job.parent is None else registry.get(job.parent)
+    return _retrain(settings, registry, parent, inputs, progress, hold)
+
+
+def _retrain(
+    settings: Settings,
+    registry: Registry,
+    parent: ModelVersion,
+    inputs: _Inputs,
+    progress: Callable[[Progress], None],
+    hold: Callable[[], float],
+) -> RetrainReport:
     with tempfile.TemporaryDirectory(prefix="deepfocus-retrain-") as folder:
-        return _Retraining(settings, registry, parent, Path(folder), progress).run(stacks, pairs)
+        return _Retraining(settings, registry, parent, Path(folder), progress, hold).run(inputs)
 
 
 @dataclass(frozen=True)
-class _Settings:
-    minutes: float
-    profile: str
-    preset: str
-    conditions: Conditions | None
-    from_scratch: Architecture | None
-    activate: bool
-    fresh: bool
-    threads: int | None
-    seed: int
+class _Inputs:
+    """What is learnt from, once it is opened, and a checksum of what was asked for."""
 
-    @property
-    def learning_rate(self) -> float:
-        return _FROM_SCRATCH_RATE if self.from_scratch else _FINE_TUNING_RATE
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what the result depends on, as plain values."""
-        return {
-            "minutes": self.minutes,
-            "preset": self.preset,
-            "seed": self.seed,
-            "from_scratch": self.from_scratch is not None,
-            "learning_rate": self.learning_rate,
-            "batch": _BATCH,
-            "crop_px": _CROP_PX,
-            "rehearsal_share": _REHEARSAL_SHARE,
-            "anchor_version": ANCHOR_VERSION,
-        }
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What the gate and the report need to know of the training."""
-
-    result: FitResult
-    device: TrainingDevice
-    precision: Precision
-    resumed_at: int | None
-
-
-@dataclass(frozen=True)
-class _Parted:
-    """All labelled stacks, those of them that were held out, and how in words."""
-
-    labelled: Sequence[LabelledStack]
-    held: Sequence[LabelledStack]
-    words: str
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What the gate measured and decided, and slices to show."""
-
-    before: Scores
-    after: Scores
-    verdict: Verdict
-    worst: Sequence[SliceScore]
+    open: Callable[[contextlib.ExitStack, Callable[[str], None]], list[Given]]
+    fingerprint: Callable[[Mapping[str, Any]], str]
 
 
 class _Retraining:
@@ -213,11 +233,12 @@ class _Retraining:
 
     def __init__(
         self,
-        settings: _Settings,
+        settings: Settings,
         registry: Registry,
         parent: ModelVersion,
         folder: Path,
         progress: Callable[[Progress], None],
+        hold: Callable[[], float],
     ) -> None:
         self._began = time.monotonic()
         self._settings = settings
@@ -225,129 +246,83 @@ class _Retraining:
         self._parent = parent
         self._folder = folder
         self._progress = progress
-        self._left_out: list[str] = []
+        self._hold = hold
         self._notes: list[str] = []
         self._seconds: dict[str, float] = {}
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         else:
             choose_threads()
+        if settings.gpu_memory_mb is not None:
+            limit_gpu_memory(settings.gpu_memory_mb)
         torch.manual_seed(settings.seed)
         fields = parent.card.get("architecture", {})
         self._architecture = settings.from_scratch or Architecture.from_dict(fields)
+        self._labelling = Labelling(
+            preset=settings.preset,
+            reduction=self._architecture.reduction,
+            conditions=settings.conditions,
+            memory_mb=settings.memory_mb,
+            seed=settings.seed,
+            done=self._done,
+            tell=lambda line: self._tell("label", line),
+            note=self._note,
+            nobody_asks=settings.nobody_asks,
+        )
 
-    def run(
-        self,
-        stacks: Sequence[SliceStack | Path | str],
-        pairs: Sequence[tuple[Path | str, Path | str]],
-    ) -> RetrainReport:
+    def run(self, inputs: _Inputs) -> RetrainReport:
         """Do it all, in order."""
         if self._parent.fallback_reason is not None:
             self._note(self._parent.fallback_reason)
         with contextlib.ExitStack() as files:
-            given = gather(stacks, pairs, files)
-            state = files.enter_context(self._state_file(stacks, pairs))
+            given = inputs.open(files, self._labelling.leave_out)
+            state = files.enter_context(self._state_file(inputs))
             saved = self._load(state)
             with self._timed("labelling"):
-                labelled = self._label(given)
-                learn, held, words = split(labelled)
-                old = old_stacks(self._parent.card, given, self._label_old, self._note)
+                labelled = self._labelling.label(given)
+                parts = part(labelled, held_out_before(self._registry, self._parent))
+                old = old_stacks(self._parent.card, given, self._labelling.label_old, self._note)
             with self._timed("simulation"):
-                rehearsed, apart = self._rehearse(learn)
+                rehearsed, apart = self._rehearse(parts.learn)
                 anchor_set(self._architecture.reduction)
-            evidence = Evidence(held, old, apart, self._architecture.reduction)
+            before_again = [stack for stack in parts.held_replay if stack.any_in_focus]
+            evidence = Evidence(
+                parts.held, [*before_again, *old], apart, self._architecture.reduction
+            )
             before, template, reserve_s = self._prepare(evidence)
-            network = self._starting_network(learn)
+            network = self._starting_network(parts.learn)
             with self._timed("learning"):
-                batches = [*learn, *rehearsed]
+                batches = [*parts.learn, *rehearsed]
                 trained = self._learn(network, batches, evidence, reserve_s, state, saved)
             with self._saving():
                 staged, after, worst = self._export(network, template, evidence)
-                judged = _Judged(before, after, judge_candidate(after, before), worst)
-                parted = _Parted(labelled, held, words)
-                report = self._register(staged, judged, trained, parted)
+                judged = Judged(before, after, judge_candidate(after, before), worst)
+                report = self._register(staged, self._account(labelled, parts, trained, judged))
             state.remove()
         return report
 
-    # --- what is learnt from -------------------------------------------------------------------
-
-    def _label(self, given: Sequence[Given]) -> list[LabelledStack]:
-        if not given:
-            raise InputError("no stack was given to learn from")
-        random = np.random.default_rng(self._settings.seed)
-        keep = choose_slices(given, _MOST_BYTES, random)
-        if any(slices is not None for slices in keep):
-            self._note(
-                f"the stacks together are larger than {_MOST_BYTES / 1e9:g} GB: a random choice "
-                f"of their slices is learnt from (seed {self._settings.seed})"
-            )
-        # In random order, as time may not last; those with hand-made masks first.
-        order = sorted(random.permutation(len(given)), key=lambda index: given[index].masks is None)
-        found: dict[int, LabelledStack] = {}
-        skipped = {"memory": 0, "time": 0}
-        for index in order:
-            if keep[index] == []:
-                skipped["memory"] += 1
-            elif len(found) >= 2 and self._done() > _LABELLING_SHARE:
-                skipped["time"] += 1
-            elif (one := self._label_one(given[index], keep[index])) is not None:
-                found[index] = one
-        for what, count in skipped.items():
-            if count:
-                self._leave_out(f"{count} stacks are left out: there is not enough {what} for more")
-        if not found:
-            raise InputError(f"no stack is left to learn from: {'; '.join(self._left_out)}")
-        return [found[index] for index in sorted(found)]
-
-    def _label_one(self, given: Given, keep: list[int] | None) -> LabelledStack | None:
-        """Return a stack with its labels; None, with a line, if nothing can be learnt from it."""
-        stack = given.stack
-        self._tell("label", f"labelling {stack.name}")
-        labelled = self._with_labels(given, keep)
-        if not labelled.trainable:
-            self._leave_out(
-                f"{stack.name} is left out: the specimen moves sideways during the scan"
-            )
-        elif not labelled.decided and stack.shape[0] < 3:
-            self._leave_out(
-                f"{stack.name} is left out: {stack.shape[0]} slices are too few to compare; give "
-                "masks (--pair)"
-            )
-        elif not labelled.decided:
-            self._leave_out(f"{stack.name} is left out: every pixel of it is undecided")
-        else:
-            return labelled
-        return None
-
-    def _label_old(self, given: Given) -> LabelledStack:
-        """Return a stack of an earlier training, to judge by."""
-        self._tell("label", f"labelling {given.stack.name}, held out before")
-        [keep] = choose_slices([given], _OLD_STACK_BYTES, np.random.default_rng(0))
-        return self._with_labels(given, keep)
-
-    def _with_labels(self, given: Given, keep: list[int] | None) -> LabelledStack:
-        return with_labels(
-            given.stack,
-            preset=self._settings.preset,
-            reduction=self._architecture.reduction,
-            conditions=self._conditions_of(given.stack),
-            masks=given.masks,
-            keep=keep,
-            source=given.source,
+    def _account(
+        self,
+        labelled: Sequence[LabelledStack],
+        parts: Parts,
+        trained: Trained,
+        judged: Judged,
+    ) -> Account:
+        return Account(
+            self._settings,
+            self._parent_name,
+            self._architecture.reduction,
+            labelled,
+            parts,
+            trained,
+            judged,
+            self._labelling.left_out,
+            self._notes,
+            self._seconds,
+            self._minutes(),
         )
 
-    def _conditions_of(self, stack: SliceStack) -> Conditions | None:
-        """Return the conditions, without a flat field that is not of this stack's size."""
-        conditions = self._settings.conditions
-        flat = None if conditions is None else conditions.flat_field
-        if conditions is None or flat is None or flat.shape == stack.shape[1:]:
-            return conditions
-        self._note(f"{stack.name} has another size than the flat field: done without it")
-        return replace(conditions, flat_field=None)
-
-    def _leave_out(self, line: str) -> None:
-        self._left_out.append(line)
-        self._tell("label", line)
+    # --- what is learnt from -------------------------------------------------------------------
 
     def _rehearse(
         self, learn: Sequence[LabelledStack]
@@ -362,7 +337,7 @@ class _Retraining:
         )
         rehearsed, judged = rehearsal_parts(made)
         new = sum(stack.weight for stack in learn)
-        weight = _REHEARSAL_SHARE / (1.0 - _REHEARSAL_SHARE) * new / len(rehearsed)
+        weight = REHEARSAL_SHARE / (1.0 - REHEARSAL_SHARE) * new / len(rehearsed)
         return [replace(stack, weight=weight) for stack in rehearsed], judged
 
     # --- learning --------------------------------------------------------------------------------
@@ -395,7 +370,7 @@ class _Retraining:
         reserve_s: float,
         state: StateFile,
         saved: SavedTraining | None,
-    ) -> _Trained:
+    ) -> Trained:
         settings, device = self._settings, training_device()
         self._tell("train", f"training on {device.words}")
         judge = evidence.judge(network.eval())
@@ -407,30 +382,45 @@ class _Retraining:
         result = fit(
             network,
             # Another seed after a kill: not the same crops once more.
-            BatchMaker(stacks, seed=(settings.seed, step), size=_BATCH, crop_px=_CROP_PX),
+            BatchMaker(stacks, seed=(settings.seed, step), size=BATCH, crop_px=CROP_PX),
             judge=judge,
             learning_rate=settings.learning_rate,
             precision=precision,
-            deadline=self._began + 60.0 * settings.minutes - reserve_s,
+            deadline=self._deadline(reserve_s),
             looks=_LOOKS,
             patience=_PATIENCE,
             on_checkpoint=self._tell_checkpoint,
             resume=resume,
             save=lambda fit_state: self._save(state, fit_state),
             save_every_s=SAVE_EVERY_S,
+            hold=self._give_way,
         )
         if result.steps == 0:
             raise InputError(
                 f"{settings.minutes:g} minutes are too short: labelling and judging took "
                 f"{time.monotonic() - self._began:.0f} s and left no time to learn; give more"
             )
-        return _Trained(result, device, precision, None if resume is None else resume.step)
+        return Trained(result, device, precision, None if resume is None else resume.step)
 
-    def _state_file(
-        self,
-        stacks: Sequence[SliceStack | Path | str],
-        pairs: Sequence[tuple[Path | str, Path | str]],
-    ) -> StateFile:
+    def _deadline(self, reserve_s: float) -> float:
+        """Return when learning ends. Where nobody waits for that, it is never too late to begin.
+
+        At the lowest priority, beside an acquisition, getting ready may take several times as long
+        as on an idle machine: all of it would be lost.
+        """
+        total_s = 60.0 * self._settings.minutes
+        deadline = self._began + total_s - reserve_s
+        if self._settings.nobody_asks:
+            return max(deadline, time.monotonic() + _LEAST_LEARNING_SHARE * total_s)
+        return deadline
+
+    def _give_way(self) -> float:
+        """Wait where the training is to wait; its own time stands still meanwhile."""
+        held_s = self._hold()
+        self._began += held_s
+        return held_s
+
+    def _state_file(self, inputs: _Inputs) -> StateFile:
         settings = self._settings
         depends_on = {
             **settings.as_dict(),
@@ -440,7 +430,7 @@ class _Retraining:
             "architecture": self._architecture.as_dict(),
         }
         folder = self._registry.root / "training" / settings.profile
-        return StateFile(folder, fingerprint(stacks, pairs, depends_on), self._note)
+        return StateFile(folder, inputs.fingerprint(depends_on), self._note)
 
     def _load(self, state: StateFile) -> SavedTraining | None:
         """Return a training that was killed, its time counted as ours."""
@@ -484,74 +474,14 @@ class _Retraining:
     def _runnable(self, version: ModelVersion) -> InFocusModel:
         return InFocusModel.load(version, provider="cpu", threads=self._settings.threads)
 
-    def _register(
-        self, staged: ModelVersion, judged: _Judged, trained: _Trained, parted: _Parted
-    ) -> RetrainReport:
-        settings, result = self._settings, trained.result
-        before, after, verdict = judged.before, judged.after, judged.verdict
-        activate = settings.activate and verdict.passed
-        report = RetrainReport(
-            name=staged.name,
-            path=staged.path,
-            parent=self._parent_name,
-            profile=settings.profile,
-            iou_before=before.held_out,
-            iou_after=after.held_out,
-            truth="weak labels" if after.by_hand is None else "hand-made masks",
-            empty_share_before=before.empty_share,
-            empty_share_after=after.empty_share,
-            held_out=parted.words,
-            steps=result.steps,
-            best_step=result.best_step,
-            minutes=self._minutes(),
-            passed=verdict.passed,
-            activated=activate,
-            reason=_reason(verdict, activate),
-            precision=trained.precision.name,
-            trained_on=trained.device.words,
-            checks=verdict.checks,
-            stopped_early=result.stopped_early,
-            resumed_at_step=trained.resumed_at,
-            start_score=result.start_score,
-            history=tuple(result.checkpoints),
-            learnt_from=tuple(_described(stack) for stack in parted.labelled),
-            left_out=tuple(self._left_out),
-            notes=tuple(self._notes),
-            settings=settings.as_dict(),
-            seconds={name: round(seconds, 2) for name, seconds in self._seconds.items()},
-        )
-        write_report(staged.path, report, judged.worst)
-        seal(staged.path, {**staged.card, **self._card(report, verdict, parted)})
+    def _register(self, staged: ModelVersion, account: Account) -> RetrainReport:
+        report = account.report(staged)
+        write_report(staged.path, report, account.judged.worst)
+        seal(staged.path, {**staged.card, **account.card(report)})
         version = self._registry.add(staged.path)
-        if activate:
-            self._registry.use(version.name, settings.profile)
+        if account.activates:
+            self._registry.use(version.name, self._settings.profile)
         return replace(report, path=version.path, minutes=self._minutes())
-
-    def _card(self, report: RetrainReport, verdict: Verdict, parted: _Parted) -> dict[str, Any]:
-        return {
-            "trained_on": [stack.name for stack in parted.labelled],
-            "held_out": held_out_sources(parted.held),
-            "settings": {
-                **self._settings.as_dict(),
-                "steps": report.steps,
-                "best_step": report.best_step,
-                "precision": report.precision,
-            },
-            "metrics": {
-                "held_out": report.held_out,
-                "truth": report.truth,
-                "iou_before": round(report.iou_before, 4),
-                "iou_after": round(report.iou_after, 4),
-                "empty_share_before": round(report.empty_share_before, 5),
-                "empty_share_after": round(report.empty_share_after, 5),
-                "gate": verdict.refusal or "passed",
-                "checks": verdict.as_list(),
-                "anchor": {
-                    "version": ANCHOR_VERSION,
-                    "checksum": anchor_checksum(self._architecture.reduction),
-                },
-            },
-        }
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -576,6 +506,7 @@ class _Retraining:
         self._tell("label", line)
 
     def _tell(self, stage: str, message: str) -> None:
+        self._give_way()
         self._progress(Progress(stage, self._done(), message))
 
     def _tell_checkpoint(self, checkpoint: Checkpoint, _: float) -> None:
@@ -605,20 +536,3 @@ class _Retraining:
 
     def _done(self) -> float:
         return min(self._minutes() / self._settings.minutes, 1.0)
-
-
-def _described(stack: LabelledStack) -> str:
-    """Return a stack's line in the report."""
-    count = len(stack.slices)
-    by_hand = 0 if stack.hand_made is None else int(stack.hand_made.sum())
-    if by_hand == 0:
-        return f"{stack.name}: {count} slices, weak labels"
-    if by_hand == count:
-        return f"{stack.name}: {count} slices, hand-made masks"
-    return f"{stack.name}: {count} slices, hand-made masks of {by_hand}, weak labels of the others"
-
-
-def _reason(verdict: Verdict, activated: bool) -> str:
-    if verdict.refusal is not None:
-        return f"refused: {verdict.refusal}"
-    return "passed the gate" if activated else "passed the gate; not asked to activate"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,10 +11,81 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.model import MIN_SIDE
 from deepfocus_live.training._examples import LabelledStack
 
-__all__ = ["split"]
+__all__ = ["Parts", "part", "split"]
 
 _HELD_OUT_SHARE = 0.2  # of the stacks
 _REGION_SHARE = 0.25  # of the columns, where one stack must do for training and for judging
+_REPLAY_SHARE = 0.5  # of the crops, at most: what is new must be learnt, too
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is learnt from, what is held out, and how in words.
+
+    Attributes
+    ----------
+    learn : list of LabelledStack
+    held, held_replay : list of LabelledStack
+        To judge by: of what is new, and of what is replayed.
+    words : str
+    """
+
+    learn: list[LabelledStack]
+    held: list[LabelledStack]
+    held_replay: list[LabelledStack]
+    words: str
+
+
+def part(stacks: Sequence[LabelledStack], held_before: Collection[tuple[str, str]] = ()) -> Parts:
+    """Part new and replayed stacks each into what is learnt from and what is judged by.
+
+    Parameters
+    ----------
+    stacks : sequence of LabelledStack
+    held_before : collection of (path, stack)
+        Sources of stacks that an ancestor of the network was judged by: replayed ones of them are
+        held out again, so that no network has ever seen them.
+
+    Raises
+    ------
+    InputError
+        As `split` does, and if no stack is new.
+    """
+    new = [stack for stack in stacks if not stack.replay]
+    replayed = [stack for stack in stacks if stack.replay]
+    if not new:
+        raise InputError("no new stack is left to learn from, only replayed ones")
+    learn, held, words = split(new)
+    again, held_replay, words_again = _split_replay(replayed, held_before)
+    if not replayed:
+        return Parts(learn, held, [], words)
+    return Parts(
+        [*learn, *_drawn_less(again, sum(stack.weight for stack in learn))],
+        held,
+        held_replay,
+        f"{words}; of replayed ones {words_again}",
+    )
+
+
+def _split_replay(
+    stacks: Sequence[LabelledStack], held_before: Collection[tuple[str, str]]
+) -> tuple[list[LabelledStack], list[LabelledStack], str]:
+    before = [s for s in stacks if s.source and (s.source.path, s.source.stack) in held_before]
+    if before:
+        rest = [stack for stack in stacks if not any(stack is one for one in before)]
+        return rest, before, "whole stacks: " + ", ".join(stack.name for stack in before)
+    try:
+        return split(stacks)
+    except InputError:  # nothing in focus, or too narrow: a memory that nothing is judged by
+        return list(stacks), [], "none"
+
+
+def _drawn_less(stacks: Sequence[LabelledStack], new: float) -> list[LabelledStack]:
+    """Return replayed stacks with weights that leave what is new its share."""
+    total = sum(stack.weight for stack in stacks)
+    most = new * _REPLAY_SHARE / (1.0 - _REPLAY_SHARE)
+    factor = min(1.0, most / total) if total else 1.0
+    return [replace(stack, weight=stack.weight * factor) for stack in stacks]
 
 
 def split(stacks: Sequence[LabelledStack]) -> tuple[list[LabelledStack], list[LabelledStack], str]:

@@ -15,6 +15,11 @@ from deepfocus_live.volume._layout import (
 from deepfocus_live.volume._ledger import Ledger, read_ledger
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
 from deepfocus_live.volume._reader import Run, RunImage, open_run
+from deepfocus_live.volume._recompute import (
+    Recomputed,
+    recompute_masks,
+    recomputed_label,
+)
 from deepfocus_live.volume._recover import (
     Leftovers,
     Owed,
@@ -56,6 +61,7 @@ __all__ = [
     "Ledger",
     "Leftovers",
     "Owed",
+    "Recomputed",
     "Run",
     "RunImage",
     "RunWriter",
@@ -81,6 +87,8 @@ __all__ = [
     "projection_layout",
     "read_journal",
     "read_ledger",
+    "recompute_masks",
+    "recomputed_label",
     "refuse_run_in_use",
     "spell_slices",
     "verify_run",

@@ -44,6 +44,7 @@ _LABEL_COLORS = {
     "undecided": {1: (150, 150, 150, 160)},
     "corrected": {1: (60, 220, 90, 160), 2: (150, 150, 150, 160)},
 }
+_OTHER_COLORS = {1: (230, 70, 200, 160)}  # masks of one model of a whole run
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def create_label(store: Store, path: str, label: str, image: ImageLayout) -> Non
             "image-label": {
                 "colors": [
                     {"label-value": value, "rgba": list(rgba)}
-                    for value, rgba in _LABEL_COLORS[label].items()
+                    for value, rgba in _LABEL_COLORS.get(label, _OTHER_COLORS).items()
                 ],
                 "source": {"image": "../../"},
             },

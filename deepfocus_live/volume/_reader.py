@@ -17,6 +17,7 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.volume._journal import read_journal
 from deepfocus_live.volume._layout import open_levels
+from deepfocus_live.volume._recompute import MASKS_OF
 from deepfocus_live.volume._run import CORRECTED, LABELS, keeps_pixels, read_run_json, slice_at
 
 __all__ = ["Run", "RunImage", "open_run"]
@@ -33,7 +34,8 @@ class RunImage:
     image: zarr.Array[Any]
     labels: dict[str, zarr.Array[Any]]
     """`in_focus`, `weak_label`, `undecided`: uint8, 0 or 1. Where a person corrected masks also
-    `corrected`: 0 not in focus, 1 in focus, 2 undecided; only zeros: not corrected."""
+    `corrected`: 0 not in focus, 1 in focus, 2 undecided; only zeros: not corrected. And for each
+    model that the whole run was segmented with again `in_focus_<version>`."""
     probability: zarr.Array[Any]
     """uint8, 0 to 255, a quarter of the image's width and height."""
     samples_per_pixel: int = 1
@@ -99,14 +101,19 @@ class Run:
 
 
 def _open_image(store: LocalStore, chance: LocalStore, path: str, samples: int) -> RunImage:
-    drawn = (store.root / path / "labels" / CORRECTED / "zarr.json").is_file()
-    names = (*LABELS, CORRECTED) if drawn else LABELS
+    names = (*LABELS, *_later_labels(store.root / path / "labels"))
     return RunImage(
         image=open_levels(store, path)[0],
         labels={label: open_levels(store, f"{path}/labels/{label}")[0] for label in names},
         probability=open_levels(chance, path)[0],
         samples_per_pixel=samples,
     )
+
+
+def _later_labels(home: Path) -> list[str]:
+    """Return the labels that were added to an image after its acquisition."""
+    found = sorted(path.parent.name for path in home.glob("*/zarr.json"))
+    return [name for name in found if name == CORRECTED or name.startswith(MASKS_OF)]
 
 
 def _as_dask(array: zarr.Array[Any]) -> Any:

@@ -340,6 +340,12 @@ class RunWriter:
         """Return the stored mask of one slice, (Y, X) of 0 and 1."""
         return np.asarray(self._images[placement.image].labels["in_focus"][0][placement[1:]])
 
+    def read_weak_label(self, placement: Placement) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return what the rule says of one slice: weak label and undecided, (Y, X) of 0 and 1."""
+        labels = self._images[placement.image].labels
+        weak, undecided = (labels[name][0][placement[1:]] for name in ("weak_label", "undecided"))
+        return np.asarray(weak), np.asarray(undecided)
+
     # ----------------------------------------------------- what is derived
 
     def write_pyramid(self, placement: Placement, pixels: Pixels) -> None:

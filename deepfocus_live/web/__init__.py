@@ -7,17 +7,44 @@ kept waiting for a browser. `create_app` serves the page and the hub's news;
 
 from __future__ import annotations
 
-from deepfocus_live.web._app import SERVER_OPTIONS, create_app
+from deepfocus_live.web._actions import ACTIONS, Actions, Outcome
+from deepfocus_live.web._app import SERVER_OPTIONS, Access, Health, create_app
 from deepfocus_live.web._guard import LOOPBACK_HOSTS
 from deepfocus_live.web._hub import LiveHub
-from deepfocus_live.web._message import pack_message, unpack_message
-from deepfocus_live.web._source import SliceSource
+from deepfocus_live.web._message import Part, pack_message, unpack_message
+from deepfocus_live.web._source import (
+    InFocusVolume,
+    NotPossibleError,
+    Progress,
+    Projection,
+    RunSource,
+    SliceSource,
+    StackViews,
+    StoredSlice,
+    ViewKind,
+)
+from deepfocus_live.web._volumes import VolumeServer
 
 __all__ = [
+    "ACTIONS",
     "LOOPBACK_HOSTS",
     "SERVER_OPTIONS",
+    "Access",
+    "Actions",
+    "Health",
+    "InFocusVolume",
     "LiveHub",
+    "NotPossibleError",
+    "Outcome",
+    "Part",
+    "Progress",
+    "Projection",
+    "RunSource",
     "SliceSource",
+    "StackViews",
+    "StoredSlice",
+    "ViewKind",
+    "VolumeServer",
     "create_app",
     "pack_message",
     "unpack_message",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,17 +14,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from deepfocus_live.frames import Placement
+from deepfocus_live.web._actions import ActionDoor, Actions
+from deepfocus_live.web._api import ReadDoor
 from deepfocus_live.web._guard import LOOPBACK_HOSTS, Guard
 from deepfocus_live.web._hub import LiveHub
-from deepfocus_live.web._source import SliceSource
-from deepfocus_live.web._static import load_static, respond
+from deepfocus_live.web._metrics import METRICS_TYPE, metrics_text
+from deepfocus_live.web._source import RunSource, SliceSource, StackViews
+from deepfocus_live.web._static import PLOTLY, load_plotly, load_static, respond
 from deepfocus_live.web._status import StatusText
+from deepfocus_live.web._volumes import VolumeServer
 from deepfocus_live.web._watching import watch
 
-__all__ = ["SERVER_OPTIONS", "create_app"]
-
-_LOG = logging.getLogger(__name__)
+__all__ = ["SERVER_OPTIONS", "Access", "Health", "create_app"]
 
 SERVER_OPTIONS: Final[dict[str, Any]] = {
     # uvicorn's other integration uses the part of `websockets` that is deprecated.
@@ -39,9 +39,33 @@ SERVER_OPTIONS: Final[dict[str, Any]] = {
 }
 """What uvicorn needs to be told: `uvicorn.Config(app, **SERVER_OPTIONS)`."""
 
-_RUN_ID = re.compile(r"[^\x00-\x1f/\\]{1,200}")
-_NUMBER = re.compile(r"\d{1,9}")
-_READS_AT_A_TIME = 2
+
+class Health(NamedTuple):
+    """Whether the daemon is well; `reason` says in words why not."""
+
+    ok: bool
+    state: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes
+    ----------
+    hosts : tuple of str
+        Names (without port) that the page may be asked for by, beside those of
+        the loopback interface: the bound host when it is another.
+    any_address : bool
+        Whether every IP address is such a name.
+    key : str or None
+        What whoever asks must know; None: nothing.
+    """
+
+    hosts: tuple[str, ...] = ()
+    any_address: bool = False
+    key: str | None = None
 
 
 def create_app(
@@ -50,8 +74,15 @@ def create_app(
     *,
     status: Callable[[], dict[str, object]],
     allowed_hosts: Iterable[str] = (),
+    access: Access | None = None,
+    health: Callable[[], Health] | None = None,
+    runs: RunSource | None = None,
+    views: StackViews | None = None,
+    models: Callable[[], dict[str, Any]] | None = None,
+    actions: Actions | None = None,
+    volumes: VolumeServer | None = None,
 ) -> Starlette:
-    """Return the application that serves the live page.
+    """Return the application that serves the live page, as `docs/api.md` has it.
 
     Parameters
     ----------
@@ -63,76 +94,102 @@ def create_app(
         The daemon's state, as plain values; called in a thread, at most every
         0.4 s.
     allowed_hosts : iterable of str
-        Names (without port) that the page may be asked for by, beside those of
-        the loopback interface: the bound host when it is another.
+        As `Access.hosts`, where nothing else of it is needed.
+    access : Access or None
+        Who may ask; None: this computer.
+    health : callable
+        Whether the daemon is well; must be quick.
+    runs, views, models, actions, volumes
+        What else can be asked for; None: it answers that it is not there.
     """
-    page = _Page(hub, source, status)
-    return Starlette(
-        routes=[
-            Route("/", page.index),
-            Route("/static/{name}", page.static),
-            Route("/api/status", page.status),
-            Route("/api/slice", page.slice),
-            Route("/health", page.health),
-            WebSocketRoute("/ws", page.socket),
-        ],
-        middleware=[Middleware(Guard, allowed_hosts=LOOPBACK_HOSTS | set(allowed_hosts))],
+    access = access or Access(tuple(allowed_hosts))
+    reads = ReadDoor(hub, source, runs=runs, views=views, models=models, volumes=volumes)
+    page = _Page(hub, status, health, ActionDoor(actions))
+    routes: list[Route | WebSocketRoute] = [
+        Route("/", page.index),
+        Route("/static/{name:path}", page.static),
+        WebSocketRoute("/ws", page.socket),
+        Route("/api/session", page.session),
+        Route("/api/status", page.status),
+        Route("/api/runs", reads.runs),
+        Route("/api/run", reads.run),
+        Route("/api/slice", reads.slice),
+        Route("/api/pixel", reads.pixel),
+        Route("/api/projection", reads.view),
+        Route("/api/volume", reads.view),
+        Route("/api/models", reads.models),
+        Route("/api/actions/{name}", page.action, methods=["POST"]),
+        Route("/metrics", page.metrics),
+        Route("/health", page.health),
+    ]
+    if volumes is not None:
+        path = "/volumes/{secret}/{key:path}"
+        routes.append(Route(path, volumes.answer, methods=["GET", "HEAD", "OPTIONS"]))
+    guard = Middleware(
+        Guard,
+        allowed_hosts=LOOPBACK_HOSTS | set(access.hosts),
+        any_address=access.any_address,
+        key=access.key,
+        reads_volumes=volumes.allows if volumes is not None else _nobody,
     )
+    app = Starlette(routes=routes, middleware=[guard])
+    # What is asked for wrongly is not there; nobody is sent elsewhere.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _nobody(_origin: str) -> bool:
+    return False
 
 
 class _Page:
-    """The endpoints."""
+    """The page itself, and what is said of the daemon."""
 
     def __init__(
-        self, hub: LiveHub, source: SliceSource, status: Callable[[], dict[str, object]]
+        self,
+        hub: LiveHub,
+        status: Callable[[], dict[str, object]],
+        health: Callable[[], Health] | None,
+        door: ActionDoor,
     ) -> None:
         self._hub = hub
-        self._source = source
         self._status = StatusText(status)
+        self._health = health
+        self._door = door
         self._files = load_static()
-        self._reads = asyncio.Semaphore(_READS_AT_A_TIME)
 
     async def index(self, request: Request) -> Response:
         return respond(request, self._files["index.html"])
 
     async def static(self, request: Request) -> Response:
-        return respond(request, self._files.get(request.path_params["name"]))
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"ok": True, "viewers": self._hub.viewers})
-
-    async def status(self, request: Request) -> Response:
-        return Response(await self._status.get(), media_type="application/json")
+        name = request.path_params["name"]
+        if name == PLOTLY and name not in self._files:
+            return respond(request, await asyncio.to_thread(load_plotly))
+        return respond(request, self._files.get(name))
 
     async def socket(self, websocket: WebSocket) -> None:
         await watch(websocket, self._hub, self._status)
 
-    async def slice(self, request: Request) -> Response:
-        wanted = _wanted_slice(request)
-        if wanted is None:
-            return _error(400, "Ask as /api/slice?run=…&image=0&t=0&c=0&z=0, with whole numbers.")
-        try:
-            async with self._reads:
-                message = await asyncio.to_thread(self._stored_picture, *wanted)
-        except KeyError:
-            return _error(404, "There is no such slice.")
-        except Exception:
-            _LOG.exception("A slice for the page could not be read: %s", wanted)
-            return _error(500, "The slice could not be read; see the daemon's log.")
-        return Response(message, media_type="application/octet-stream")
+    async def session(self, request: Request) -> Response:
+        status = await self._status.values()
+        known = {key: status.get(key) for key in ("version", "pid")}
+        return JSONResponse({"token": self._door.token, **known, "actions": self._door.available})
 
-    def _stored_picture(self, run_id: str, placement: Placement) -> bytes:
-        pixels, mask = self._source.read_slice(run_id, placement)
-        return self._hub.stored_picture(run_id, placement, pixels, mask)
+    async def status(self, request: Request) -> Response:
+        return Response(await self._status.get(), media_type="application/json")
 
+    async def action(self, request: Request) -> Response:
+        return await self._door.answer(request)
 
-def _wanted_slice(request: Request) -> tuple[str, Placement] | None:
-    run_id = request.query_params.get("run", "")
-    numbers = [request.query_params.get(axis, "0") for axis in Placement._fields]
-    if not _RUN_ID.fullmatch(run_id) or not all(map(_NUMBER.fullmatch, numbers)):
-        return None
-    return run_id, Placement(*map(int, numbers))
+    async def metrics(self, request: Request) -> Response:
+        healthy = self._health is None or self._health().ok
+        status = await self._status.values()
+        text = metrics_text(status, healthy=healthy, viewers=self._hub.viewers)
+        return Response(text, media_type=METRICS_TYPE)
 
-
-def _error(code: int, text: str) -> Response:
-    return JSONResponse({"error": text}, status_code=code)
+    async def health(self, request: Request) -> Response:
+        found = self._health() if self._health else Health(True, "unknown")
+        told: dict[str, Any] = {"ok": found.ok, "state": found.state, "viewers": self._hub.viewers}
+        if found.reason is not None:
+            told["reason"] = found.reason
+        return JSONResponse(told, status_code=200 if found.ok else 503)

@@ -28,7 +28,7 @@ class Contrast(NamedTuple):
 def measure_contrast(z_slice: NDArray[Any]) -> Contrast:
     """Return the 0.1th and 99.9th percentile of about 20,000 evenly spaced pixels."""
     step = max(1, int(np.sqrt(z_slice.size / _SAMPLES)))
-    low, high = np.percentile(z_slice[::step, ::step], _PERCENTILES)
+    low, high = np.percentile(z_slice[..., ::step, ::step], _PERCENTILES)
     return Contrast(float(low), float(max(high, low + 1)))
 
 
@@ -70,7 +70,7 @@ class SteadyContrast:
             self._channels.popitem(last=False)
         return shown
 
-    def of(self, key: StackKey, z_slice: NDArray[Any]) -> Contrast:
-        """Return the contrast for a slice looked at again: that of its channel, if known."""
+    def of(self, key: StackKey) -> Contrast | None:
+        """Return what the slices of a run's channel are shown with; None: none was shown yet."""
         seen = self._channels.get((key.run_id, key.c))
-        return measure_contrast(z_slice) if seen is None else seen.shown
+        return None if seen is None else seen.shown

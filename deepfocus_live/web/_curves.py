@@ -52,6 +52,8 @@ class StackCurve:
 
     key: StackKey
     version: int = 0
+    labelled: int | None = None
+    """When the rule spoke, on the hub's count."""
     points: dict[int, Point] = field(default_factory=dict)
 
     def changed_since(self, version: int) -> list[list[float | int | None]]:
@@ -93,6 +95,13 @@ class StackCurves:
         """Write the rule's in-focus fraction of every slice of a stack."""
         for z, fraction in enumerate(in_focus_fraction[:_MOST_SLICES]):
             self.point(key, z, version).labelled_fraction = fraction
+        if (curve := self._curves.get(key)) is not None:
+            curve.labelled = version
+
+    def is_labelled(self, key: StackKey) -> bool:
+        """Return whether the rule has spoken of a stack, as far as is remembered."""
+        curve = self._curves.get(key)
+        return curve is not None and curve.labelled is not None
 
     def changed_since(self, version: int) -> Iterator[StackCurve]:
         """Yield the curves that changed after `version`, the longest untouched first."""

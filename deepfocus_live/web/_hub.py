@@ -27,9 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfocus_live.frames import FrameHeader, Placement, RunSpec, StackKey
+from deepfocus_live.web._contrast import Contrast
 from deepfocus_live.web._curves import StackCurves, finite
+from deepfocus_live.web._draw import draw_slice, draw_stored_mask, most_counts
 from deepfocus_live.web._message import pack_message
 from deepfocus_live.web._pictures import FrameId, MadeMask, PictureMaker, TakenSlice
+from deepfocus_live.web._source import StoredSlice
 from deepfocus_live.web._viewer import Viewer
 
 __all__ = ["LiveHub"]
@@ -99,6 +102,8 @@ class LiveHub:
             point.sequence_number = header.sequence_number
             point.z_um = self._z_um(key, placement.z, header.z_um)
             described = self._describe_place(key, placement.z)
+            described["provisional"] = not self._curves.is_labelled(key)
+            spec = self._runs.get(key.run_id)
         frame = FrameId(header.run_id, header.sequence_number)
         described |= {
             "sequence_number": header.sequence_number,
@@ -108,7 +113,8 @@ class LiveHub:
             "exposure_ms": finite(header.exposure_ms),
         }
         # Wakes nobody: the viewers are told when the picture is made.
-        self._maker.offer_slice(TakenSlice(frame, key, z_slice, described))
+        most = most_counts(spec, z_slice)
+        self._maker.offer_slice(TakenSlice(frame, key, z_slice, described, most))
 
     def mask_made(
         self,
@@ -123,6 +129,8 @@ class LiveHub:
         provider: str,
         milliseconds: float,
         latency_ms: float,
+        probability: NDArray[np.uint8] | None = None,
+        threshold: float | None = None,
     ) -> None:
         """Lay a mask over its slice and put its fraction on the curve.
 
@@ -140,6 +148,10 @@ class LiveHub:
             The model's version, and what it really runs on.
         milliseconds, latency_ms : float
             Time in the network, and from the camera to this mask.
+        probability : (Y / r, X / r) uint8 or None
+            The network's, 0 … 255, at its own resolution; kept as the mask is.
+        threshold : float or None
+            Probability from which the mask is 1, 0 … 1.
         """
         key = placement.stack(run_id)
         with self._lock:
@@ -157,7 +169,8 @@ class LiveHub:
             "milliseconds": finite(milliseconds, 2),
             "latency_ms": finite(latency_ms, 2),
         }
-        self._maker.offer_mask(MadeMask(FrameId(run_id, sequence_number), mask, told))
+        frame = FrameId(run_id, sequence_number)
+        self._maker.offer_mask(MadeMask(frame, mask, told, probability, finite(threshold)))
         self._wake()
 
     def stack_labelled(self, key: StackKey, in_focus_fraction: Sequence[float | None]) -> None:
@@ -209,24 +222,31 @@ class LiveHub:
         return [*texts, *viewer.choose(self._maker.pictures())]
 
     def stored_picture(
-        self, run_id: str, placement: Placement, pixels: NDArray[Any], mask: NDArray[Any] | None
+        self,
+        run_id: str,
+        placement: Placement,
+        read: StoredSlice,
+        contrast: Contrast | None = None,
     ) -> bytes:
-        """Return the message for a slice that was read back; takes milliseconds."""
+        """Return the message for a slice that was read back; takes milliseconds.
+
+        `contrast` is the viewer's own; None: as the channel's other slices are shown.
+        """
         key = placement.stack(run_id)
-        drawn, jpeg, png = self._maker.draw_stored(key, pixels, mask)
+        if contrast is None:
+            contrast = self._maker.contrast_of(key, read.pixels)
         with self._lock:
+            spec = read.spec or self._runs.get(run_id)
             point = self._curves.peek(key, placement.z)
-            described = self._describe_place(key, placement.z)
-        told = None
-        if mask is not None:
-            fraction = float(np.count_nonzero(mask)) / mask.size
-            told = {"in_focus_fraction": finite(fraction)}
-        described |= {
-            "kind": "stored",
-            "sequence_number": None if point is None else point.sequence_number,
-            "mask": told,
-        }
-        return pack_message({**described, **drawn}, jpeg, png)
+            described = self._describe_place(key, placement.z, spec, read.z_um)
+            labelled = read.labelled or self._curves.is_labelled(key)
+        number = read.sequence_number
+        if number is None and point is not None:
+            number = point.sequence_number
+        drawn, parts = draw_slice(read.pixels, contrast, most_counts(spec, read.pixels))
+        told, mask_parts = draw_stored_mask(read)
+        described |= {"kind": "stored", "sequence_number": number, "provisional": not labelled}
+        return pack_message({**described, **drawn, **told}, (*parts, *mask_parts))
 
     # Inside, with the lock held ----------------------------------------------
 
@@ -244,31 +264,40 @@ class LiveHub:
             place = {"run": key.run_id, "image": key.image, "t": key.t, "c": key.c}
             rows = curve.changed_since(version)
             size_z = self._size_z(key, max(curve.points))
-            events.append({"type": "points", **place, "size_z": size_z, "points": rows})
+            labelled = curve.labelled is not None
+            told = {"size_z": size_z, "labelled": labelled, "points": rows}
+            events.append({"type": "points", **place, **told})
+            if curve.labelled is not None and curve.labelled > version:
+                events.append({"type": "labelled", **place})
         notes = [note for changed, note in self._notes if changed > version]
         if notes:
             events.append({"type": "notes", "notes": notes})
         return events
 
-    def _size_z(self, key: StackKey, z: int) -> int:
+    def _size_z(self, key: StackKey, z: int, spec: RunSpec | None = None) -> int:
         """Return how many slices a stack has: as planned, or as many as came."""
-        spec = self._runs.get(key.run_id)
+        spec = spec or self._runs.get(key.run_id)
         planned = spec.images[key.image].size_z if spec and key.image < len(spec.images) else 1
         return max(planned, z + 1)
 
-    def _z_um(self, key: StackKey, z: int, measured: float | None) -> float | None:
+    def _z_um(
+        self, key: StackKey, z: int, measured: float | None, spec: RunSpec | None = None
+    ) -> float | None:
         """Return where a slice lies, µm: by the stage, else counted from the stack's start."""
         if measured is not None:
             return measured
-        spec = self._runs.get(key.run_id)
+        spec = spec or self._runs.get(key.run_id)
         return z * spec.z_step_um.um if spec and spec.z_step_um else None
 
-    def _describe_place(self, key: StackKey, z: int) -> dict[str, Any]:
-        spec = self._runs.get(key.run_id)
+    def _describe_place(
+        self, key: StackKey, z: int, spec: RunSpec | None = None, measured: float | None = None
+    ) -> dict[str, Any]:
+        spec = spec or self._runs.get(key.run_id)
         image = spec.images[key.image] if spec and key.image < len(spec.images) else None
         channel = spec.channels[key.c].name if spec and key.c < len(spec.channels) else None
         point = self._curves.peek(key, z)
-        z_um = point.z_um if point is not None else self._z_um(key, z, None)
+        if measured is None and point is not None:
+            measured = point.z_um
         return {
             "run": key.run_id,
             "image": key.image,
@@ -278,8 +307,8 @@ class LiveHub:
             "c": key.c,
             "channel": channel or f"channel {key.c + 1}",
             "z": z,
-            "size_z": self._size_z(key, z),
-            "z_um": finite(z_um, 4),
+            "size_z": self._size_z(key, z, spec),
+            "z_um": finite(self._z_um(key, z, measured, spec), 4),
         }
 
     def _wake(self) -> None:
@@ -328,7 +357,8 @@ def _describe_run(spec: RunSpec) -> dict[str, Any]:
         "dtype": spec.dtype,
         "images": len(spec.images),
         "channels": [channel.name for channel in spec.channels],
-        "profile": spec.profile,
+        "profile": spec.profile_of(0),
+        "profiles": [spec.profile_of(c) for c in range(len(spec.channels))],
         "frames_expected": spec.frames_expected,
         "pixel_size_um": None if pixel is None else asdict(pixel),
         "z_step_um": None if step is None else asdict(step),

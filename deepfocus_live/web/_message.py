@@ -1,28 +1,44 @@
-"""One binary message per picture: a JSON header, the picture, the mask.
+"""The binary message: a JSON header, and parts that it lists.
 
-Layout: 4-byte big-endian length of the header, the header (UTF-8 JSON), as many
-bytes of JPEG as its `picture_bytes` says, as many bytes of PNG as its
-`mask_bytes` says. Either count may be 0. `/api/slice` answers in the same form.
+Layout: 4-byte big-endian length of the header, the header (UTF-8 JSON), the parts without gaps.
+The header's `parts` says of each its name, media type and length, in order.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["pack_message", "unpack_message"]
+__all__ = ["BYTES", "JPEG", "PNG", "Part", "pack_message", "unpack_message"]
 
-
-def pack_message(header: Mapping[str, Any], picture: bytes = b"", mask: bytes = b"") -> bytes:
-    """Return the message; `picture_bytes` and `mask_bytes` are added to the header."""
-    sizes = {"picture_bytes": len(picture), "mask_bytes": len(mask)}
-    head = json.dumps({**header, **sizes}, allow_nan=False, separators=(",", ":")).encode()
-    return b"".join((len(head).to_bytes(4, "big"), head, picture, mask))
+JPEG = "image/jpeg"
+PNG = "image/png"
+BYTES = "application/octet-stream"
 
 
-def unpack_message(message: bytes) -> tuple[dict[str, Any], bytes, bytes]:
-    """Return header, picture and mask of a message.
+class Part(NamedTuple):
+    """One thing that a message carries beside its header."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+def pack_message(header: Mapping[str, Any], parts: Iterable[Part] = ()) -> bytes:
+    """Return the message; `parts` is added to the header, what is empty left out of it."""
+    there = [part for part in parts if part.content]
+    listed = [
+        {"name": part.name, "media_type": part.media_type, "length": len(part.content)}
+        for part in there
+    ]
+    said = {**header, "parts": listed}
+    head = json.dumps(said, allow_nan=False, separators=(",", ":")).encode()
+    return b"".join((len(head).to_bytes(4, "big"), head, *(part.content for part in there)))
+
+
+def unpack_message(message: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return header and parts, by name, of a message.
 
     Raises
     ------
@@ -31,8 +47,11 @@ def unpack_message(message: bytes) -> tuple[dict[str, Any], bytes, bytes]:
     """
     start = 4 + int.from_bytes(message[:4], "big")
     header: dict[str, Any] = json.loads(message[4:start])
-    middle = start + header["picture_bytes"]
-    end = middle + header["mask_bytes"]
-    if end != len(message):
-        raise ValueError(f"The message has {len(message)} bytes, its header says {end}.")
-    return header, message[start:middle], message[middle:end]
+    parts = {}
+    for listed in header["parts"]:
+        end = start + listed["length"]
+        parts[listed["name"]] = message[start:end]
+        start = end
+    if start != len(message):
+        raise ValueError(f"The message has {len(message)} bytes, its header says {start}.")
+    return header, parts

@@ -21,13 +21,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from deepfocus_live.frames import StackKey, luminance
+from deepfocus_live.frames import StackKey
 from deepfocus_live.web._contrast import Contrast, SteadyContrast
-from deepfocus_live.web._encode import encode_mask, encode_picture
-from deepfocus_live.web._message import pack_message
-from deepfocus_live.web._shrink import shrink_factor, shrink_mask, shrink_slice
+from deepfocus_live.web._draw import (
+    NO_MASK,
+    draw_mask,
+    draw_probability,
+    draw_slice,
+    probability_factor,
+)
+from deepfocus_live.web._message import Part, pack_message
 
 __all__ = ["FrameId", "MadeMask", "Picture", "PictureMaker", "TakenSlice"]
 
@@ -51,6 +57,8 @@ class TakenSlice:
     stack: StackKey
     z_slice: NDArray[Any] = field(repr=False)
     header: Mapping[str, Any]
+    max_counts: int = 65535
+    """What the camera gives at most."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class MadeMask:
     frame: FrameId
     mask: NDArray[Any] = field(repr=False)
     header: Mapping[str, Any]
+    probability: NDArray[np.uint8] | None = field(default=None, repr=False)
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,20 +80,22 @@ class Picture:
     """Counts up over all pictures of this process: a viewer confirms by it."""
     frame: FrameId
     header: Mapping[str, Any]
-    jpeg: bytes = field(repr=False)
-    png: bytes = field(default=b"", repr=False)
+    parts: tuple[Part, ...] = field(repr=False)
+    mask_parts: tuple[Part, ...] = field(default=(), repr=False)
     mask_header: Mapping[str, Any] | None = None
+    """What the header says once there is a mask."""
 
     def message(self) -> bytes:
         """Return slice and mask, as far as it is made, as one message."""
-        return pack_message(self._head("picture"), self.jpeg, self.png)
+        return pack_message(self._head("picture"), (*self.parts, *self.mask_parts))
 
     def mask_message(self) -> bytes:
         """Return the mask alone, for viewers that have the picture."""
-        return pack_message(self._head("mask"), b"", self.png)
+        return pack_message(self._head("mask"), self.mask_parts)
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {**self.header, "kind": kind, "number": self.number, "mask": self.mask_header}
+        head = {**self.header, "kind": kind, "number": self.number}
+        return {**head, **(NO_MASK if self.mask_header is None else self.mask_header)}
 
 
 class PictureMaker:
@@ -103,6 +115,7 @@ class PictureMaker:
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="page-pictures")
         self._contrast = SteadyContrast()
+        self._stored_contrast = SteadyContrast()
         self._contrast_lock = threading.Lock()
         self._newest: TakenSlice | None = None
         self._masks: OrderedDict[FrameId, MadeMask] = OrderedDict()
@@ -146,15 +159,10 @@ class PictureMaker:
             self._changed.notify_all()
         self._pool.shutdown(wait=True)
 
-    def draw_stored(
-        self, stack: StackKey, pixels: NDArray[Any], mask: NDArray[Any] | None
-    ) -> tuple[dict[str, Any], bytes, bytes]:
-        """Return header, JPEG and PNG of a slice that was read back, on the caller's thread."""
+    def contrast_of(self, stack: StackKey, pixels: NDArray[Any]) -> Contrast:
+        """Return with which contrast a slice that was read back is shown: its channel's."""
         with self._contrast_lock:
-            contrast = self._contrast.of(stack, pixels)
-        header, jpeg, factor = _draw(pixels, contrast)
-        png = b"" if mask is None else encode_mask(shrink_mask(mask, factor=factor))
-        return header, jpeg, png
+            return self._contrast.of(stack) or self._stored_contrast.follow(stack, pixels)
 
     def _start(self) -> None:
         """Call with the lock held."""
@@ -214,26 +222,31 @@ class PictureMaker:
             self._draw_live(job)
 
     def _draw_live(self, taken: TakenSlice) -> None:
-        # Of colours here, where a picture is made, and not for every slice that is taken.
-        z_slice = luminance(taken.z_slice)
         with self._contrast_lock:
-            contrast = self._contrast.follow(taken.stack, z_slice)
-        drawn, jpeg, _ = _draw(z_slice, contrast)
+            contrast = self._contrast.follow(taken.stack, taken.z_slice)
+        drawn, parts = draw_slice(taken.z_slice, contrast, taken.max_counts)
         with self._changed:
             self._count += 1
             self._pictures[taken.frame] = Picture(
-                self._count, taken.frame, {**taken.header, **drawn}, jpeg
+                self._count, taken.frame, {**taken.header, **drawn}, tuple(parts)
             )
             while len(self._pictures) > _PICTURES:
                 self._pictures.popitem(last=False)
 
     def _mark(self, made: MadeMask) -> None:
-        png = encode_mask(shrink_mask(made.mask, factor=shrink_factor(*made.mask.shape)))
+        parts = [draw_mask("mask", made.mask)]
+        if made.probability is not None:
+            parts.append(draw_probability(made.probability))
+        told = {
+            "mask": made.header,
+            "threshold": made.threshold,
+            "probability_factor": probability_factor(made.mask.shape, made.probability),
+        }
         with self._changed:
             self._masks.pop(made.frame, None)
             picture = self._pictures.get(made.frame)
             if picture is not None:
-                marked = replace(picture, png=png, mask_header=made.header)
+                marked = replace(picture, mask_parts=tuple(parts), mask_header=told)
                 self._pictures[made.frame] = marked
 
     def _forget(self, job: TakenSlice | MadeMask) -> None:
@@ -241,18 +254,3 @@ class PictureMaker:
             self._masks.pop(job.frame, None)
             if isinstance(job, TakenSlice) and self._newest is job:
                 self._newest = None
-
-
-def _draw(z_slice: NDArray[Any], contrast: Contrast) -> tuple[dict[str, Any], bytes, int]:
-    factor = shrink_factor(*z_slice.shape)
-    grey = shrink_slice(z_slice, factor=factor, low=contrast.low, high=contrast.high)
-    header = {
-        "width": grey.shape[1],
-        "height": grey.shape[0],
-        "factor": factor,
-        "full_width": z_slice.shape[1],
-        "full_height": z_slice.shape[0],
-        "contrast_low": contrast.low,
-        "contrast_high": contrast.high,
-    }
-    return header, encode_picture(grey), factor

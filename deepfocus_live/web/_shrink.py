@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["shrink_factor", "shrink_mask", "shrink_slice"]
+__all__ = ["shrink_any", "shrink_factor", "shrink_mask", "shrink_slice"]
 
 _LONG_SIDE_PX = 1024
 # Rows summed at a time: what they need stays in the cache, which makes
@@ -33,8 +33,8 @@ def shrink_slice(
 
     Parameters
     ----------
-    z_slice : (Y, X) uint8 or uint16
-        Camera counts.
+    z_slice : (Y, X) or (3, Y, X) uint8 or uint16
+        Camera counts; of three planes red, green and blue.
     factor : int
         Side of a block; rows and columns left over at the end are cut off.
     low, high : float
@@ -42,8 +42,11 @@ def shrink_slice(
 
     Returns
     -------
-    (Y // factor, X // factor) uint8
+    (Y // factor, X // factor) uint8, of colours with a last axis of 3
     """
+    if z_slice.ndim == 3:
+        planes = [shrink_slice(plane, factor=factor, low=low, high=high) for plane in z_slice]
+        return np.stack(planes, axis=-1)
     height, width = (side // factor for side in z_slice.shape)
     table = _grey_table(low, high)
     small = np.empty((height, width), np.uint8)
@@ -62,6 +65,14 @@ def shrink_mask(mask: NDArray[Any], *, factor: int) -> NDArray[np.uint8]:
     middle = factor // 2
     picked = mask[middle::factor, middle::factor][:height, :width]
     return np.ascontiguousarray(picked, np.uint8)
+
+
+def shrink_any(flags: NDArray[np.bool_], *, factor: int) -> NDArray[np.uint8]:
+    """Return 1 for each block of `shrink_slice` in which any of `flags` (Y, X) is set."""
+    height, width = (side // factor for side in flags.shape)
+    cut = flags[: height * factor, : width * factor]
+    blocks = cut.reshape(height, factor, width, factor)
+    return np.ascontiguousarray(blocks.any(axis=(1, 3)), np.uint8)
 
 
 def _block_means(band: NDArray[Any], factor: int) -> NDArray[Any]:

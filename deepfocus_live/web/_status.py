@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from deepfocus_live.web._answers import plain
+
 __all__ = ["StatusText"]
 
 _LOG = logging.getLogger(__name__)
@@ -33,22 +35,16 @@ class StatusText:
                 self._made_at = time.monotonic()
             return self._text
 
+    async def values(self) -> dict[str, Any]:
+        """Return the status as it was read from that object."""
+        values: dict[str, Any] = json.loads(await self.get())
+        return values
+
     def _ask(self) -> str:
         try:
-            return json.dumps(_plain(self._status()), allow_nan=False, default=str)
+            return json.dumps(plain(self._status()), allow_nan=False, default=str)
         except Exception as error:
             # The page must go on, and say that something is wrong.
             _LOG.exception("The status for the page could not be made")
             warning = {"text": f"No status: {error}", "count": 1}
             return json.dumps({"state": "unknown", "warnings": [warning]})
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` without the numbers that JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value

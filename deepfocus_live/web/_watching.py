@@ -21,12 +21,16 @@ _STATUS_EVERY_S = 0.5
 # would else get several hundred small messages a second.
 _PAUSE_S = 0.01
 _LONGEST_CONFIRMATION = 256
-_POLICY_VIOLATION = 1008
+_POLICY_VIOLATION, _TRY_LATER = 1008, 1013
+_MOST_VIEWERS = 64
 
 
 async def watch(websocket: WebSocket, hub: LiveHub, status: StatusText) -> None:
     """Serve one viewer until it goes."""
     await websocket.accept()
+    if hub.viewers >= _MOST_VIEWERS:
+        await websocket.close(_TRY_LATER)
+        return
     viewer = hub.join()
     tasks = (
         asyncio.create_task(_tell(websocket, hub, viewer, status)),

@@ -12,7 +12,7 @@ import pytest
 from deepfocus_live import attach
 from deepfocus_live.microscope.simulated import SimulatedMicroscope, load_simulated_microscope
 from deepfocus_live.model import Registry, seal
-from deepfocus_live.ring import DaemonAddress, find_daemon, private_daemon
+from deepfocus_live.ring import DaemonAddress, find_daemon
 from deepfocus_live.simulation import simulate_focal_stack
 from deepfocus_live.volume import Run
 from tests.system._runs import assert_masked_once, wait_until_closed
@@ -102,32 +102,3 @@ def test_damaged_model_is_refused_and_the_old_one_goes_on(
     warnings = _status()["warnings"]
     assert isinstance(warnings, list)
     assert any("copy-2" in warning["text"] for warning in warnings)
-
-
-def test_daemon_teaches_itself_and_takes_up_what_it_learned(
-    microscope: SimulatedMicroscope, registry: Registry, tmp_path: Path
-) -> None:
-    settings = tmp_path / "config.yaml"
-    settings.write_text("learning: {after_stacks: 2, minutes: 0.4}\n", encoding="utf-8")
-    with private_daemon(tmp_path, "--config", str(settings)):
-        with attach(microscope.core) as attached:
-            microscope.core.run_mda(microscope.sequence(2), block=True)
-            assert attached.wait(60)
-            wait_until_closed(Path(attached.status()["runs"][0]))
-        deadline = time.monotonic() + 150
-        while time.monotonic() < deadline:
-            trainer = _status()["trainer"]
-            assert isinstance(trainer, dict)
-            if trainer["last"] is not None:
-                break
-            time.sleep(0.2)
-        assert trainer["last"] == "done"
-        (learned,) = [v for v in registry.versions() if v.path.is_relative_to(registry.root)]
-        assert learned.parent == registry.shipped_version().name
-        if learned.card["metrics"]["gate"] == "passed":
-            deadline = time.monotonic() + 10
-            while _status()["model"] != learned.name and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert _status()["model"] == learned.name
-        else:
-            assert _status()["model"] == registry.shipped_version().name

@@ -24,7 +24,14 @@ from deepfocus_live.focus import warm_up
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.model import Registry
 from deepfocus_live.simulation import simulate_focal_stack
-from deepfocus_live.training import Progress, RetrainReport, _anchor, _precision, _retrain, retrain
+from deepfocus_live.training import (
+    Progress,
+    RetrainReport,
+    _anchor,
+    _labelling,
+    _precision,
+    retrain,
+)
 from deepfocus_live.training._state import StateFile
 from tests.small_disk import run_on_small_disk
 
@@ -246,7 +253,7 @@ def told_before_training(stacks: list[Path], registry: Registry, **options: Any)
 def test_stacks_that_labelling_has_no_time_for_are_left_out_and_counted(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_retrain, "_LABELLING_SHARE", 0.0)
+    monkeypatch.setattr(_labelling, "LABELLING_SHARE", 0.0)
     stacks = [files / f"stack_{k}.tif" for k in (1, 2, 3, 4)]
     told = told_before_training(stacks, Registry(tmp_path / "models"), minutes=5)
     assert sum(line.startswith("labelling") for line in told) == 2, "two are always labelled"

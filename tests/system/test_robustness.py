@@ -77,6 +77,8 @@ def daemon(folder: Path, left_by_the_dead: None) -> Iterator[DaemonAddress]:
         encoding="utf-8",
     )
     with private_daemon(folder, "--config", str(config)) as address:
+        # It serves once rings are emptied; spills are emptied beside that.
+        _wait_until(lambda: _ask(address, type="status")["status"]["run"] is None)
         yield address
         assert address.stamp.alive()
         assert leftover_rings() == []
@@ -107,7 +109,6 @@ def test_what_the_dead_left_is_stored_and_freed_at_the_start(
     folder: Path, daemon: DaemonAddress
 ) -> None:
     assert leftover_rings() == [], "the half-made one too"
-    _wait_until(lambda: _ask(daemon, type="status")["status"]["run"] is None)
     assert leftover_spills() == []
     whole = {"both": 7, "spilled": 7, "torn": 6, "damaged": 6, "named": 4}
     runs = {run.record["spec"]["name"]: run for run in _new_runs(folder, set())}

@@ -11,6 +11,7 @@ GOOD = Figures(
     cold_s=2.9,
     kernels_s=40.0,
     warm_s=1.4,
+    serving_s=2.0,
     first_mask_s=0.2,
     idle_percent=0.9,
     idle_mb=200.0,

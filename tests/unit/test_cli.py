@@ -26,8 +26,16 @@ PROMISED: dict[str, set[str]] = {
     },
     "stop": set(),
     "status": {"--json"},
+    "reload": set(),
     "logs": {"--lines", "--follow", "--level"},
-    "acquire": {"--mm-config", "--sequence", "--output", "--dry-run", "--ignore-space"},
+    "acquire": {
+        "--mm-config",
+        "--sequence",
+        "--output",
+        "--dry-run",
+        "--ignore-space",
+        "--profile",
+    },
     "setup": {"--mm-config", "--profile", "--config", "--output", "--slices", "--yes"},
     "demo": {"--stacks", "--headless", "--output"},
     "label": {
@@ -70,9 +78,7 @@ PROMISED: dict[str, set[str]] = {
 }
 """Commands and options of the plan: promises to users."""
 
-TO_COME = {
-    "doctor",
-}
+TO_COME: set[str] = set()
 """What no issue has asked for yet; whoever builds it takes it out here."""
 
 HEAVY = ("torch", "numba", "onnxruntime", "zarr", "pymmcore_plus", "tifffile")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepfocus_live.config import Config
+from deepfocus_live.config import Config, InferenceConfig
 from deepfocus_live.daemon._labels import Background
-from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StackProgress, StoredSlice
 from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.focus import Conditions, label_stack
 from deepfocus_live.frames import Calibration, Placement, RunSpec
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Iterator[ActiveRun]:
         images=[{"name": "here", "size_t": 2, "size_z": SHAPE[0]}],
     )
     writer = RunWriter.create(tmp_path, spec, QUICK, about={})
-    yield ActiveRun(writer, preset="consensus", conditions=CONDITIONS)
+    yield ActiveRun(writer, Look("consensus", CONDITIONS))
     writer.close()
 
 
@@ -170,7 +170,7 @@ def test_a_stack_is_judged_whole_however_long_it_was_planned(
         images=[{"name": "here", "size_t": 1, "size_z": planned}],
     )
     writer = RunWriter.create(tmp_path, spec, QUICK, about={})
-    run = ActiveRun(writer, preset="consensus", conditions=CONDITIONS)
+    run = ActiveRun(writer, Look("consensus", CONDITIONS))
     labelled(run, still, times=times, ends_after=ends_after)
     writer.close()
     image = open_run(writer.path).images[0]
@@ -185,7 +185,7 @@ def open_runs(conditions: Conditions, warnings: list[str]) -> OpenRuns:
     """Return what opens runs; who works on them is not asked here."""
     nobody = cast("Any", None)
     return OpenRuns(
-        Config(),
+        Config(inference=InferenceConfig(enabled=False)),
         conditions={"default": conditions},
         intake=nobody,
         masks=nobody,
@@ -204,10 +204,14 @@ def test_run_is_labelled_with_its_profile_s_words_and_its_own_calibration() -> N
     flat = np.ones((20, 30), np.float32)
     runs = open_runs(Conditions(numerical_aperture=0.5, flat_field=flat), warnings)
     spec = run_spec(pixel_size_um=Calibration(0.3, "stage"), z_step_um=Calibration(2.0, "stage"))
-    conditions = runs._conditions_of(spec)
+    (look,) = runs._looks(spec)
+    conditions = look.conditions
+    assert conditions is not None
     assert (conditions.pixel_size_um, conditions.z_step_um) == (0.3, 2.0)
     assert (conditions.numerical_aperture, conditions.flat_field is flat) == (0.5, True)
-    assert runs._conditions_of(run_spec()).pixel_size_um is None
+    again = runs._looks(run_spec())[0].conditions
+    assert again is not None
+    assert again.pixel_size_um is None
     assert warnings == []
 
 
@@ -215,6 +219,8 @@ def test_flat_field_of_another_size_costs_no_run() -> None:
     warnings: list[str] = []
     runs = open_runs(Conditions(flat_field=np.ones((8, 8), np.float32)), warnings)
     spec: RunSpec = run_spec()
-    assert runs._conditions_of(spec).flat_field is None
+    conditions = runs._looks(spec)[0].conditions
+    assert conditions is not None
+    assert conditions.flat_field is None
     (said,) = warnings
     assert "8 × 8, slices are 20 × 30 pixels" in said

@@ -51,6 +51,9 @@ def _loaded_by(statement: str, heavy: tuple[str, ...]) -> str:
         "import deepfocus_live",
         "from deepfocus_live import attach",
         "import deepfocus_live.cli",
+        # What a daemon loads before it says where it is, and what it loads on a thread.
+        "import deepfocus_live.daemon",
+        "import deepfocus_live.focus",
     ],
 )
 def test_heavy_libraries_are_loaded_only_on_use(statement: str) -> None:
@@ -61,6 +64,14 @@ def test_heavy_libraries_are_loaded_only_on_use(statement: str) -> None:
 def test_reading_a_run_needs_no_network_and_no_web_server() -> None:
     learned = ("torch", "onnxruntime", "onnx", "starlette", "skimage")
     assert _loaded_by("from deepfocus_live import open_run", learned) == ""
+
+
+def test_daemon_learns_without_loading_torch_itself() -> None:
+    asked = (
+        "import deepfocus_live.daemon._learning; "
+        "from deepfocus_live.training import anchor_set, model_iou"
+    )
+    assert _loaded_by(asked, ("torch",)) == ""
 
 
 def test_watcher_sees_what_is_loaded() -> None:

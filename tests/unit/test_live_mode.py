@@ -136,7 +136,9 @@ def test_live_and_stored_slices_take_turns_and_the_newest_live_one_wins() -> Non
     )
     blank = np.zeros((2, 2), np.uint8)
     live = [LiveSlice("me", "default", blank, print) for _ in range(3)]
-    stored: list[Any] = ["older", "newer"]
+    run = SimpleNamespace(spec=SimpleNamespace(run_id="abc"), ended=False)
+    older, newer = (SimpleNamespace(run=run) for _ in range(2))
+    stored: list[Any] = [older, newer]
     for job in stored:
         maker.put(job)
     for one in live[:2]:
@@ -144,5 +146,4 @@ def test_live_and_stored_slices_take_turns_and_the_newest_live_one_wins() -> Non
     order: list[Any] = [maker._next()]
     maker.put_live(live[2])
     order += [maker._next() for _ in range(3)]
-    assert order == [live[1], "newer", live[2], "older"]
-    assert order[0] is live[1] and order[2] is live[2]
+    assert [id(one) for one in order] == [id(one) for one in (live[1], newer, live[2], older)]

@@ -15,7 +15,7 @@ from deepfocus_live.config import StorageConfig
 from deepfocus_live.daemon import Recovery
 from deepfocus_live.daemon._intake import Intake
 from deepfocus_live.daemon._labels import Background
-from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StackProgress, StoredSlice
 from deepfocus_live.errors import InputError
 from deepfocus_live.export import Export
 from deepfocus_live.focus import label_stack
@@ -145,7 +145,7 @@ def test_labels_are_made_from_memory_and_given_up_aloud_where_it_does_not_suffic
     images = [{"name": "here", "size_t": 1, "size_z": STACK[0]}]
     shape = {"height_px": STACK[1], "width_px": STACK[2], "images": images}
     writer = _create(tmp_path, **shape)
-    assert _label(ActiveRun(writer, preset="axial"), slices, range(4), memory_mb=16) == []
+    assert _label(ActiveRun(writer, Look("axial")), slices, range(4), memory_mb=16) == []
     writer.close()
     want = label_stack(slices, preset="axial")
     got = open_run(writer.path).images[0].labels["weak_label"]
@@ -154,7 +154,7 @@ def test_labels_are_made_from_memory_and_given_up_aloud_where_it_does_not_suffic
         np.testing.assert_array_equal(got[0, 0, z], want.weak_label_slice(z))
 
     writer = _create(tmp_path, **shape)
-    (said,) = _label(ActiveRun(writer, preset="axial"), slices, range(4), memory_mb=0)
+    (said,) = _label(ActiveRun(writer, Look("axial")), slices, range(4), memory_mb=0)
     assert "without weak labels" in said and "labels.memory_mb" in said
     writer.close()
     assert not np.any(open_run(writer.path).images[0].labels["weak_label"][...])
@@ -171,7 +171,7 @@ def test_stack_whose_first_slices_died_with_a_daemon_is_not_judged_by_the_rest(
         store_frame_of(writer, number, slices)
     writer.close()
     writer = RunWriter.reopen(writer.path, MASKS_ONLY)
-    (said,) = _label(ActiveRun(writer, preset="axial"), slices, range(2, 4), memory_mb=16)
+    (said,) = _label(ActiveRun(writer, Look("axial")), slices, range(2, 4), memory_mb=16)
     assert "without weak labels" in said
     writer.close()
     assert not np.any(open_run(writer.path).images[0].labels["weak_label"][...])
@@ -190,7 +190,7 @@ def test_frames_stay_in_the_ring_while_memory_is_full_and_none_goes_without_its_
     store_frame(writer, 0)  # in the journal, not acknowledged: its daemon was killed
     writer.close()
     writer = RunWriter.reopen(writer.path, MASKS_ONLY)
-    run, full, told = ActiveRun(writer, preset="axial"), [True], []
+    run, full, told = ActiveRun(writer, Look("axial")), [True], []
     intake = Intake(
         MASKS_ONLY,
         on_stored=lambda _run, header, _stored, _pixels: told.append(header.sequence_number),

@@ -20,8 +20,6 @@ from deepfocus_live.ring import MemoryRing
 from tests.stored_frames import header_of, pixels_of, run_spec
 
 _DOCS = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
-_FREE_NAMES = {"trainer.stacks_since"}
-"""Objects whose keys are the user's own names."""
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def _keys(found: dict[str, Any], before: str = "") -> set[str]:
         keys.add(name)
         if isinstance(value, list) and value:
             keys |= _keys(value[0], f"{name}[].")
-        elif isinstance(value, dict) and name not in _FREE_NAMES:
+        elif isinstance(value, dict):
             keys |= _keys(value, f"{name}.")
     return keys
 

@@ -189,7 +189,7 @@ from pathlib import Path
 import numpy as np
 import tests.stored_frames as ours
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._run import ActiveRun
+from deepfocus_live.daemon._run import ActiveRun, Look
 from deepfocus_live.daemon._space import SpaceWatch
 from deepfocus_live.errors import DiskFullError
 from deepfocus_live.volume import RunWriter
@@ -216,7 +216,7 @@ spec = ours.run_spec(height_px=256, width_px=256, frames_expected=25,
 ballast = Path("ballast")
 ballast.write_bytes(bytes(4_000_000))
 assert not watch.plan(spec, []).fits()
-run = ActiveRun(RunWriter.create(Path("runs"), spec, ours.QUICK, about={}), preset="consensus")
+run = ActiveRun(RunWriter.create(Path("runs"), spec, ours.QUICK, about={}), Look("consensus"))
 warning = watch.opened(run, [run])
 assert "of 25 frames" in warning and told == [("abc", warning)], (warning, told)
 assert [one.text for one in watch.warnings()] == [warning]

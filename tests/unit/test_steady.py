@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepfocus_live.config import Config
+from deepfocus_live.daemon._masks import MaskMaker
+from deepfocus_live.daemon._warnings import StandingWarnings
 from deepfocus_live.errors import InputError
 from deepfocus_live.inference import _steady
 from deepfocus_live.inference._engine import Answer, EngineError, OutOfMemoryError
@@ -56,7 +62,8 @@ class Machine:
         self.gpu, self.tiles, self.cpu = Device("GPU"), Device("GPU in tiles"), Device("CPU")
         self.told: list[str] = []
         ways = [Way(device.open) for device in (self.gpu, self.tiles, self.cpu)]
-        self.engine = SteadyEngine(ways, self.told.append)
+        self.back: list[str] = []
+        self.engine = SteadyEngine(ways, self.told.append, self.back.append)
 
     def ran(self, counts: NDArray[np.uint16] = SMALL) -> str:
         mask, _ = self.engine.run(counts)
@@ -79,10 +86,12 @@ def test_a_lost_device_is_left_at_once_and_tried_again_after_a_minute(clock: Clo
     assert "masks are made on CPU, no longer on GPU: device lost" in told and "\n" not in told
     machine.gpu.fails_with = None
     assert machine.ran() == "CPU", "not tried again at every slice"
+    assert not machine.engine.at_best
     clock.now += 61
     assert machine.ran() == "GPU"
     assert machine.gpu.opened == 2, "a lost device needs a new session"
-    assert machine.told[1:] == ["masks are made on GPU, no longer on CPU"]
+    assert machine.told[1:] == [] and machine.engine.at_best
+    assert machine.back == ["masks are made on GPU again"]
 
 
 def test_a_device_that_stays_lost_is_told_once(clock: Clock) -> None:
@@ -134,3 +143,49 @@ def test_a_slice_that_would_take_most_of_the_memory_is_not_tried_whole(clock: Cl
     assert engine.provider == "whole", "small slices are not worth a look at the memory"
     engine.run(np.zeros((4096, 4096), np.uint16))
     assert engine.provider == "tiles"
+
+
+def test_the_daemon_s_warning_of_a_lost_device_ends_when_it_is_back(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, warnings = Machine(), StandingWarnings(lambda *_: None, clock=clock.monotonic)
+    opened: dict[str, Any] = {}
+
+    def open_slot(_version: object, **given: Any) -> SimpleNamespace:
+        opened.update(given)
+        return SimpleNamespace(model=SimpleNamespace(warm_up=lambda _: None))
+
+    monkeypatch.setattr("deepfocus_live.daemon._masks.ModelSlot.open", open_slot)
+    registry = SimpleNamespace(current=lambda _: SimpleNamespace(fallback_reason=None))
+    nobody = cast("Any", None)
+    maker = MaskMaker(
+        Config(),
+        cast("Any", registry),
+        on_mask=nobody,
+        on_model=nobody,
+        warn=warnings.warn,
+        clear=warnings.clear,
+    )
+    maker.prepare("default", (64, 64))
+    machine.engine._on_change, machine.engine._on_back = opened["on_change"], opened["on_back"]
+    machine.gpu.fails_with = EngineError("device lost")
+    machine.ran()
+    assert [one.text.partition(",")[0] for one in warnings.standing()] == [
+        "masks are made on GPU in tiles"
+    ]
+    machine.gpu.fails_with = None
+    clock.now += 61
+    machine.ran()
+    clock.now += 5
+    warnings.look()
+    assert warnings.standing() == []
+    # A model that takes over has its own engine, and what was said of the old one is over.
+    warnings.warn("masks are made on CPU", key=("device", "default"))
+    maker._settle("default", cast("Any", SimpleNamespace(at_best=False)))
+    clock.now += 5
+    warnings.look()
+    assert len(warnings.standing()) == 1
+    maker._settle("default", cast("Any", SimpleNamespace(at_best=True)))
+    clock.now += 5
+    warnings.look()
+    assert warnings.standing() == []

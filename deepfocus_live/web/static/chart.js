@@ -22,7 +22,7 @@ export class Chart {
   constructor(onPick) {
     this.svg = byId("curve");
     this.stack = null;
-    this.drawn = "";
+    this.before = [];
     this.zOf = () => null;
     this.svg.addEventListener("click", (event) => {
       const z = this.zOf(event.offsetX);
@@ -33,7 +33,7 @@ export class Chart {
 
   draw(stack, before, z) {
     this.stack = stack;
-    this.before = before;
+    this.before = before; // the nearest first
     this.z = z;
     // Several messages may come between two frames of the screen; one drawing will do.
     this.pending ??= requestAnimationFrame(() => {
@@ -48,7 +48,8 @@ export class Chart {
     if (!this.stack || width < 50 || height < 50) return;
     const scale = this.makeScale(width, height);
     this.drawGrid(scale);
-    if (this.before) this.drawLine(scale, byZ(this.before), "fraction", "before");
+    this.before.forEach((stack, n) => this.drawLine(scale, byZ(stack), "fraction", "before", n + 1));
+    this.drawScore(scale);
     this.drawNetwork(scale);
     this.drawLine(scale, byZ(this.stack), "labelled", "rule");
     this.drawBest(scale);
@@ -63,7 +64,7 @@ export class Chart {
     const bottom = height - 1.5 * em - EDGE.bottom;
     const top = 0.5 * em + EDGE.top;
     const right = width - EDGE.right;
-    const seen = [this.stack, this.before].filter(Boolean).flatMap((stack) => [...stack.points.values()]);
+    const seen = [this.stack, ...this.before].flatMap((stack) => [...stack.points.values()]);
     const most = Math.max(0.01, ...seen.flatMap((point) => [point.fraction ?? 0, point.labelled ?? 0]));
     const high = roundTop(most);
     const last = Math.max(1, this.stack.sizeZ - 1);
@@ -110,14 +111,24 @@ export class Chart {
     }
   }
 
-  drawLine(scale, points, value, name) {
+  drawLine(scale, points, value, name, ago = 0) {
     const places = this.places(scale, points, value);
-    if (places.length) this.put("path", { class: name, d: path(places) });
+    if (places.length) this.put("path", { class: name, d: path(places), "data-ago": ago });
+  }
+
+  /** The focus score has no unit and is good within its stack only: its own lowest to its own highest. */
+  drawScore(scale) {
+    const scores = scale.points.map((point) => point.score).filter((score) => score !== null);
+    if (scores.length < 2) return;
+    const [low, high] = [Math.min(...scores), Math.max(...scores)];
+    const span = (0.96 * scale.high) / Math.max(high - low, 1e-12);
+    const points = scale.points.map((point) => ({ ...point, score: point.score === null ? null : (point.score - low) * span }));
+    this.drawLine(scale, points, "score", "score");
   }
 
   drawBest({ x, y, em }) {
     this.best = findBest(this.stack);
-    if (!this.best) return;
+    if (!this.best || this.best.nothing) return;
     const side = 0.42 * em;
     const [cx, cy] = [x(this.best.z), y(this.best.fraction)];
     const corners = [[cx, cy - side], [cx + side, cy], [cx, cy + side], [cx - side, cy]];
@@ -145,6 +156,8 @@ export class Chart {
   tell() {
     const points = byZ(this.stack);
     this.svg.dataset.points = points.filter((point) => point.fraction !== null).length;
+    this.svg.dataset.scored = points.filter((point) => point.score !== null).length;
+    this.svg.dataset.before = this.before.length;
     this.svg.dataset.labelled = points.filter((point) => point.labelled !== null).length;
     this.svg.dataset.bestZ = this.best?.z ?? "";
     this.svg.dataset.z = this.z ?? "";

@@ -1,42 +1,111 @@
-// Buttons, sliders and keys. What they do is up to whoever makes them.
+// How the slice is shown: mask, threshold, what is marked, contrast.
 
 import { byId, setText } from "./elements.js";
 
-const isPressed = (id) => byId(id).getAttribute("aria-pressed") === "true";
+export const isPressed = (id) => byId(id).getAttribute("aria-pressed") === "true";
+export const setPressed = (id, pressed) => byId(id).setAttribute("aria-pressed", String(pressed));
 
-export function setPressed(id, pressed) {
-  byId(id).setAttribute("aria-pressed", String(pressed));
-}
+const NUDGE = 0.02;
 
-export function writeSlider(z, sizeZ, label) {
-  const slider = byId("z-slider");
-  slider.disabled = sizeZ < 2;
-  slider.max = String(Math.max(0, sizeZ - 1));
-  slider.value = String(z);
-  setText("z-output", label);
-}
+export class Controls {
+  /** `onChange` is told after each change, when the view is drawn anew. */
+  constructor(view, onChange) {
+    this.view = view;
+    this.onChange = onChange;
+    this.modelsThreshold = null;
+    this.display = null;
+    byId("mask-toggle").addEventListener("click", () => this.toggle("mask-toggle", "maskVisible"));
+    byId("undecided").addEventListener("click", () => this.toggle("undecided", "undecided"));
+    byId("clipped").addEventListener("click", () => this.toggle("clipped", "clipped"));
+    byId("mask-style").addEventListener("click", () => this.turnStyle());
+    byId("opacity").addEventListener("input", (event) => {
+      setText("opacity-output", `${event.target.value} %`);
+      this.set({ opacity: Number(event.target.value) / 100 });
+    });
+    byId("threshold").addEventListener("input", (event) => this.setThreshold(Number(event.target.value)));
+    byId("threshold-reset").addEventListener("click", () => this.setThreshold(null));
+    byId("contrast-auto").addEventListener("click", () => this.setAuto(!isPressed("contrast-auto")));
+    byId("contrast-low").addEventListener("input", () => this.onHandles("contrast-low"));
+    byId("contrast-high").addEventListener("input", () => this.onHandles("contrast-high"));
+  }
 
-export function wireControls({ onFollow, onSlice, onStep, onMask, onOpacity }) {
-  byId("follow").addEventListener("click", () => onFollow(!isPressed("follow")));
-  byId("mask-toggle").addEventListener("click", () => onMask(!isPressed("mask-toggle")));
-  byId("z-slider").addEventListener("input", (event) => onSlice(Number(event.target.value)));
-  byId("opacity").addEventListener("input", (event) => {
-    setText("opacity-output", `${event.target.value} %`);
-    onOpacity(Number(event.target.value) / 100);
-  });
-  const keys = {
-    ArrowLeft: () => onStep(-1),
-    ArrowRight: () => onStep(1),
-    " ": () => onFollow(!isPressed("follow")),
-    m: () => onMask(!isPressed("mask-toggle")),
-  };
-  document.addEventListener("keydown", (event) => {
-    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!action || event.ctrlKey || event.altKey || event.metaKey) return;
-    // Arrows on the opacity slider and space on a button mean what they always mean.
-    if (event.target.id === "opacity" && event.key.startsWith("Arrow")) return;
-    if (event.target.tagName === "BUTTON" && event.key === " ") return;
-    event.preventDefault();
-    action();
-  });
+  set(changes) {
+    this.view.setLook(changes);
+    this.onChange();
+  }
+
+  toggle(id, name) {
+    const on = !isPressed(id);
+    setPressed(id, on);
+    this.set({ [name]: on });
+  }
+
+  turnStyle() {
+    const maskStyle = this.view.look.maskStyle === "tint" ? "contour" : "tint";
+    byId("mask-style").dataset.style = maskStyle;
+    setText("mask-style", maskStyle);
+    this.set({ maskStyle });
+  }
+
+  /** `null` goes back to the model's own threshold, and to its own mask. */
+  setThreshold(threshold) {
+    byId("threshold-reset").disabled = threshold === null;
+    byId("threshold").value = String(threshold ?? this.modelsThreshold ?? 0.5);
+    this.set({ threshold });
+    this.writeThreshold();
+  }
+
+  nudgeThreshold(steps) {
+    const now = Number(byId("threshold").value);
+    this.setThreshold(Math.min(0.99, Math.max(0.01, +(now + NUDGE * steps).toFixed(2))));
+  }
+
+  writeThreshold() {
+    const { threshold } = this.view.look;
+    const models = this.modelsThreshold;
+    setText("threshold-output", threshold === null ? (models === null ? "model's" : models.toFixed(2)) : threshold.toFixed(2));
+    byId("threshold-output").title = threshold === null ? "the model's own threshold" : "yours, in this view only";
+  }
+
+  setAuto(auto) {
+    setPressed("contrast-auto", auto);
+    if (!auto) return this.onHandles();
+    byId("contrast-low").value = "0";
+    byId("contrast-high").value = "255";
+    return this.set({ contrast: null });
+  }
+
+  /** The handles stand for counts between what the automatic contrast made black and white. */
+  onHandles(moved = "contrast-low") {
+    const { display } = this;
+    if (!display) return;
+    const [low, high] = [byId("contrast-low"), byId("contrast-high")];
+    if (Number(low.value) >= Number(high.value)) {
+      // One handle stops at the other.
+      if (moved === "contrast-low") low.value = String(Number(high.value) - 1);
+      else high.value = String(Number(low.value) + 1);
+    }
+    setPressed("contrast-auto", false);
+    const counts = (input) => display.low + (Number(input.value) / 255) * (display.high - display.low);
+    this.set({ contrast: { low: counts(low), high: counts(high) } });
+    this.writeContrast();
+  }
+
+  writeContrast() {
+    const shown = this.view.look.contrast ?? this.display;
+    setText("contrast-output", shown ? `${Math.round(shown.low)} – ${Math.round(shown.high)}` : "–");
+  }
+
+  /** Take over what a slice says of itself. */
+  follow({ threshold, display }) {
+    // A slice that has no mask yet does not say.
+    this.modelsThreshold = threshold ?? this.modelsThreshold;
+    if (this.view.look.threshold === null && this.modelsThreshold !== null) {
+      byId("threshold").value = String(this.modelsThreshold);
+    }
+    // While set by hand, the handles keep the counts that they stand for.
+    if (!this.view.look.contrast) this.display = display ?? null;
+    this.writeThreshold();
+    this.writeContrast();
+  }
 }

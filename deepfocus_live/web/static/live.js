@@ -6,7 +6,7 @@
 // shown together with its mask, until masks have kept up for a while. If no mask
 // comes at all, slices are shown without.
 
-import { addMask, makeSlice } from "./slice.js";
+import { addMask } from "./slice.js";
 
 const KEPT = 6;
 const WITHOUT_MASK_AFTER_MS = 700;
@@ -24,8 +24,7 @@ export class Live {
     this.timer = 0;
   }
 
-  picture(message) {
-    const slice = makeSlice(message);
+  picture(slice) {
     this.keep(slice);
     this.newest = slice;
     const masksCome = performance.now() - this.maskedAt < WITHOUT_MASK_AFTER_MS;

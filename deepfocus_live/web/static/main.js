@@ -1,121 +1,168 @@
-// The page: puts the parts together and holds what is in view.
+// The page: makes the parts and passes on between them what happens.
 
+import { Actions } from "./actions.js";
+import { writeConnection } from "./banner.js";
+import { Buttons } from "./buttons.js";
+import { FITTED } from "./camera.js";
 import { Chart } from "./chart.js";
 import { connect } from "./connection.js";
-import { setPressed, wireControls, writeSlider } from "./controls.js";
-import { Curves } from "./curves.js";
-import { byId, setHidden, setText } from "./elements.js";
-import { writeNamed, writeScreenLatency, writeStatus } from "./health.js";
+import { Controls, isPressed, setPressed } from "./controls.js";
+import { Curves, findBest } from "./curves.js";
+import { byId } from "./elements.js";
+import { writeClipped, writeNamed, writeScreenLatency, writeStatus } from "./health.js";
+import { Hold } from "./hold.js";
+import { wireKeys } from "./keys.js";
+import { Learning } from "./learning.js";
 import { Live } from "./live.js";
-import { readHeader, readMessage } from "./message.js";
+import { readHeader } from "./message.js";
+import { Navigate } from "./navigate.js";
 import { Notes } from "./notes.js";
-import { inUm, writeBest, writeRun, writeSlice } from "./readings.js";
-import { drawScale } from "./scale.js";
-import { addMask } from "./slice.js";
+import { zoomBy } from "./pointer.js";
+import { Projections } from "./projections.js";
+import { fromMessage, writeBest, writeRun, writeSlice } from "./readings.js";
+import { Runs } from "./runs.js";
+import { addMask, readSlice, stackKey } from "./slice.js";
+import { Space } from "./space.js";
+import { projectionFor } from "./stacks.js";
 import { Stored } from "./stored.js";
+import { wireTabs } from "./tabs.js";
+import { wireTheme } from "./theme.js";
 import { View } from "./view.js";
 
 const LATENCIES_KEPT = 200;
-const CONNECTION_WORDS = { connecting: "connecting", open: "connected", silent: "no answer", lost: "lost" };
-const BANNERS = {
-  silent: ["The daemon does not answer", "What you see is old. It may be overloaded or stuck."],
-  lost: ["The daemon is gone", "What you see is old. Trying to connect again …"],
-};
+const ZOOM_STEP = 1.4;
 
-const page = { run: null, follow: true, wanted: null, latencies: [], pid: null };
-const view = new View();
+const page = { latencies: [], pid: null };
 const curves = new Curves();
 const notes = new Notes();
-const chart = new Chart((z) => scrubTo(z));
-const stored = new Stored(showHeld, () => setText("mask-note", "this slice is not there yet"));
-const live = new Live((slice) => {
-  if (page.follow) show(slice);
+const projections = new Projections(() => {
+  view.draw();
+  space.follow(view.slice?.header ?? null);
 });
+const projectionOf = (place) => projectionFor(projections, curves, place);
+const view = new View(projectionOf);
+const space = new Space(projectionOf);
+const stored = new Stored((slice) => hold.onStored(slice), () => view.setNote("this slice is not there yet"));
+const live = new Live((slice) => hold.onLive(slice));
+const runs = new Runs(() => writeRuns());
+const hold = new Hold({ view, live, stored, runs, curves, onShow });
+const chart = new Chart((z) => goTo({ z }));
+const controls = new Controls(view, () => view.slice && writeSlice(view.slice, hold.run, view));
+const navigate = new Navigate({
+  onPlace: (place) => goTo(place),
+  onRun: (id) => hold.goToRun(id),
+  onOpen: () => runs.refresh(),
+});
+const actions = new Actions(() => {
+  learning.refresh();
+  buttons.write();
+});
+const buttons = new Buttons(actions);
+const learning = new Learning(actions);
 
-// What is in view ------------------------------------------------------------
+// What comes into view -------------------------------------------------------
 
-function show(slice) {
-  const sameStack = view.slice?.stack === slice.stack;
-  view.show(slice);
-  writeSlice(slice, page.run, view);
-  drawScale(view.canvas, slice.header, page.run);
-  writeMode();
-  drawCurve();
-  if (!sameStack) writeBest(curves.get(slice.stack), page.run);
+function onShow(slice) {
+  const { header } = slice;
+  controls.follow(header);
+  writeSlice(slice, hold.run, view);
+  writeClipped(header);
+  writeRun(hold.run);
+  writeCurve();
+  writeBest(curves.get(slice.stack), hold.run);
+  space.follow(header);
 }
 
-function showHeld(slice) {
-  if (!page.follow) show(slice);
-}
-
-function drawCurve() {
-  const slice = view.slice;
+function writeCurve() {
+  const { slice } = view;
   if (!slice) return;
   const stack = curves.get(slice.stack);
   chart.draw(stack, curves.before(stack), slice.header.z);
-  const sizeZ = Math.max(slice.header.size_z, stack?.sizeZ ?? 1);
-  const { z, z_um: zUm } = slice.header;
-  const height = zUm === null ? "" : ` · ${inUm(zUm, page.run?.z_step_um?.um)} µm`;
-  writeSlider(page.wanted ?? z, sizeZ, `${z + 1} / ${sizeZ}${height}`);
+  writePlace();
 }
 
-function writeMode() {
-  const ended = page.run?.ended && view.slice?.header.run === page.run.run;
-  const mode = !page.follow ? "held" : ended ? "ended" : "live";
-  const words = { held: "HELD · space for live", ended: "RUN ENDED · last slice", live: "LIVE" };
-  byId("mode").dataset.mode = mode;
-  setText("mode", words[mode]);
-  setHidden("mode", !view.slice);
+function writePlace() {
+  const { header, stack } = view.slice;
+  const sizes = {
+    image: hold.run?.images ?? 1,
+    c: hold.run?.channelNames?.length ?? 1,
+    t: header.size_t,
+    z: Math.max(header.size_z, curves.get(stack)?.sizeZ ?? 1),
+  };
+  navigate.write(header, sizes, hold.run, hold.wanted);
+  writeRuns();
+}
+
+function writeRuns() {
+  const inView = hold.run?.run;
+  const isLive = !inView || (inView === hold.liveRun?.run && !hold.liveRun.ended) || hold.follow;
+  navigate.writeRuns(runs.list, hold.liveRun, isLive ? "" : inView);
 }
 
 // What the user does ---------------------------------------------------------
 
-function follow(on) {
-  page.follow = on;
-  page.wanted = on ? null : (view.slice?.header.z ?? null);
-  setPressed("follow", on);
-  stored.cancel();
-  if (on && live.shown) show(live.shown);
-  writeMode();
+function goTo(change) {
+  hold.goTo({ ...navigate.place, ...change });
+  if (view.slice) writePlace();
 }
 
-function scrubTo(z) {
-  const slice = view.slice;
-  if (!slice) return;
-  const sizeZ = Number(byId("z-slider").max) + 1;
-  const wanted = Math.min(sizeZ - 1, Math.max(0, z));
-  if (page.follow) follow(false);
-  page.wanted = wanted;
-  byId("z-slider").value = String(wanted);
-  stored.want({ ...slice.header, z: wanted });
+function goToBest() {
+  const best = view.slice && findBest(curves.get(view.slice.stack) ?? { points: new Map() });
+  if (best) goTo({ z: best.z });
 }
 
-function step(by) {
-  if (view.slice) scrubTo(Number(byId("z-slider").value) + by);
+function showPanes(count) {
+  space.setOpen(false);
+  view.setCount(count);
 }
 
-function setMask(visible) {
-  setPressed("mask-toggle", visible);
-  view.setMask({ visible });
-  if (view.slice) writeSlice(view.slice, page.run, view);
+function turnSpace() {
+  if (space.open) return showPanes(view.count);
+  for (const count of [1, 2, 4]) setPressed(`panes-${count}`, false);
+  return space.setOpen(true);
 }
 
 // What the daemon tells ------------------------------------------------------
 
-function onRun(run) {
-  page.run = run;
-  writeRun(run);
-  writeMode();
+function onRun(message) {
+  hold.setLiveRun(fromMessage(message));
+  if (hold.follow) writeRun(hold.liveRun);
+  runs.refresh();
 }
 
 function onPoints(message) {
   const key = curves.add(message);
-  const slice = view.slice;
+  const { slice } = view;
   if (!slice || key !== slice.stack) return;
-  drawCurve();
-  writeBest(curves.get(key), page.run);
+  writeCurve();
+  writeBest(curves.get(key), hold.run);
   const masked = message.points.some(([z, , , fraction]) => z === slice.header.z && fraction !== null);
-  if (!page.follow && masked && !slice.maskBitmap) stored.want(slice.header);
+  if (!hold.follow && masked && !slice.maskBitmap) stored.want(slice.header);
+}
+
+async function onLabelled(place) {
+  curves.markLabelled(place);
+  projections.retry(place);
+  const { slice } = view;
+  if (slice?.stack === stackKey(place)) await settle(slice);
+  else view.draw();
+  space.follow(view.slice?.header ?? null);
+  if (!byId("panel-learning").hidden) readLearning();
+}
+
+/** The stack in view was labelled: its mask is provisional no more, and undecided can be had. */
+async function settle(slice) {
+  slice.header = { ...slice.header, provisional: false };
+  const again = await stored.fetchOne(slice.header);
+  slice.undecided = again?.undecided ?? null;
+  if (view.slice === slice) view.draw();
+}
+
+async function readLearning() {
+  learning.refresh();
+  const id = view.slice?.header.run ?? hold.liveRun?.run;
+  const run = id && (await runs.read(id));
+  if (run) learning.setAgreement(run.agreement);
 }
 
 function onStatus(status) {
@@ -123,17 +170,21 @@ function onStatus(status) {
   if (page.pid !== null && status.pid !== page.pid) startAnew();
   page.pid = status.pid ?? page.pid;
   writeStatus(status);
+  buttons.follow(status);
+  learning.follow(status, hold.liveRun?.profile);
   notes.setWarnings(status.warnings ?? []);
 }
 
 function startAnew() {
   live.forget();
   page.latencies = [];
+  actions.begin();
 }
 
 const HANDLERS = {
   run: onRun,
   points: onPoints,
+  labelled: onLabelled,
   notes: (message) => notes.add(message.notes),
   status: (message) => onStatus(message.status),
 };
@@ -148,22 +199,22 @@ function onBinary(buffer) {
 async function onImages(buffer) {
   const { kind, number } = readHeader(buffer);
   try {
-    const message = await readMessage(buffer);
-    if (kind === "picture") onPicture(message);
-    else onMask(message);
+    const slice = await readSlice(buffer);
+    if (kind === "picture") onPicture(slice);
+    else onMask(slice);
   } finally {
     // The daemon sends the next picture only when this one is out of the way.
     if (kind === "picture") send({ drawn: number });
   }
 }
 
-function onPicture(message) {
-  live.picture(message);
-  if (message.header.mask) writeModel(message.header.mask);
-  const latency = Date.now() - 1000 * message.header.taken_at;
+function onPicture(slice) {
+  live.picture(slice);
+  if (slice.header.mask) writeModel(slice.header.mask);
+  const latency = Date.now() - 1000 * slice.header.taken_at;
   // Only on the daemon's own machine do both clocks agree.
   const local = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
-  const fresh = !page.run?.ended && latency >= 0 && latency < 10000;
+  const fresh = !hold.liveRun?.ended && latency >= 0 && latency < 10000;
   if (!local || !fresh) return;
   page.latencies = [...page.latencies, latency].slice(-LATENCIES_KEPT);
   writeScreenLatency(page.latencies);
@@ -172,10 +223,10 @@ function onPicture(message) {
 function onMask(message) {
   live.mask(message);
   writeModel(message.header.mask);
-  const slice = view.slice;
-  if (page.follow || slice?.header.number !== message.header.number) return;
+  const { slice } = view;
+  if (hold.follow || slice?.header.number !== message.header.number) return;
   if (!slice.maskBitmap) addMask(slice, message);
-  show(slice);
+  hold.show(slice);
 }
 
 function writeModel(mask) {
@@ -184,29 +235,55 @@ function writeModel(mask) {
 }
 
 function onConnection(state) {
-  document.body.dataset.connection = state;
-  setText("connection", CONNECTION_WORDS[state]);
-  const banner = BANNERS[state];
-  setHidden("banner", !banner);
-  if (banner) {
-    setText("banner-title", banner[0]);
-    setText("banner-text", banner[1]);
+  writeConnection(state);
+  if (state === "open") {
+    actions.begin();
+    runs.refresh();
   }
-  if (state === "lost") {
-    byId("status").dataset.state = "unknown";
-    setText("status", "unknown");
-    notes.clear();
-  }
+  if (state === "lost") notes.clear();
 }
 
-wireControls({
-  onFollow: follow,
-  onSlice: scrubTo,
-  onStep: step,
-  onMask: setMask,
-  onOpacity: (opacity) => view.setMask({ opacity }),
+// Wires ----------------------------------------------------------------------
+
+const click = (id, action) => byId(id).addEventListener("click", action);
+const press = (id) => () => byId(id).click();
+const turnTheme = wireTheme(() => {
+  space.themeChanged();
+  chart.redraw();
 });
-new ResizeObserver(() => drawScale(view.canvas, view.slice?.header, page.run)).observe(view.canvas);
+wireTabs(["focus", "health", "learning"], (name) => {
+  if (name === "learning") readLearning();
+  if (name === "focus") chart.redraw();
+});
+click("follow", () => hold.setFollow(!isPressed("follow")));
+click("fit", () => view.setCamera(FITTED));
+click("space", turnSpace);
+for (const count of [1, 2, 4]) click(`panes-${count}`, () => showPanes(count));
+wireKeys([
+  [["ArrowLeft", "ArrowRight"], "slice below, above", (by) => navigate.step("z", by)],
+  [["ArrowUp", "ArrowDown"], "time point before, after", (by) => navigate.step("t", by)],
+  [["PageUp", "PageDown"], "position before, after", (by) => navigate.step("image", by)],
+  [["Home", "End"], "first, last slice", (by) => goTo({ z: by < 0 ? 0 : navigate.sizes.z - 1 })],
+  [["b"], "best slice of the stack", goToBest],
+  [["c"], "next channel", () => navigate.turn("c")],
+  [[" "], "follow the microscope, or stay", press("follow")],
+  [["r"], "choose a run", () => byId("run-select").focus()],
+  [["m"], "mask", press("mask-toggle")],
+  [["o"], "mask as tint or contour", press("mask-style")],
+  [["[", "]"], "threshold lower, higher", (by) => controls.nudgeThreshold(by)],
+  [["\\"], "the model's own threshold", press("threshold-reset")],
+  [["u"], "undecided", press("undecided")],
+  [["k"], "clipped pixels", press("clipped")],
+  [["a"], "contrast automatic or by hand", press("contrast-auto")],
+  [["-", "+"], "zoom out, in (or the wheel)", (by) => zoomBy(view, ZOOM_STEP ** by)],
+  [["0"], "all of it in view (or double click)", press("fit")],
+  [["1"], "one view", () => showPanes(1)],
+  [["2"], "two views", () => showPanes(2)],
+  [["4"], "four views", () => showPanes(4)],
+  [["3"], "three dimensions", turnSpace],
+  [["t"], "light or dark", turnTheme],
+  [["?"], "these keys", press("help")],
+]);
 const scheme = location.protocol === "https:" ? "wss" : "ws";
 const send = connect(`${scheme}://${location.host}/ws`, {
   onText: (message) => HANDLERS[message.type]?.(message),

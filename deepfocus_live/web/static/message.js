@@ -1,4 +1,4 @@
-// Takes the binary messages apart: 4-byte header length, JSON header, JPEG, PNG.
+// Takes the binary messages apart: header length, JSON header, the parts it lists.
 
 const headerEnd = (buffer) => 4 + new DataView(buffer).getUint32(0);
 
@@ -6,19 +6,21 @@ export function readHeader(buffer) {
   return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, headerEnd(buffer) - 4)));
 }
 
-async function decode(buffer, start, length, type) {
-  if (!length) return null;
-  return createImageBitmap(new Blob([new Uint8Array(buffer, start, length)], { type }));
+/** The header, and each part's bytes and media type by its name. */
+export function unpack(buffer) {
+  const header = readHeader(buffer);
+  const parts = {};
+  let at = headerEnd(buffer);
+  for (const { name, media_type: type, length } of header.parts) {
+    parts[name] = { type, bytes: new Uint8Array(buffer, at, length) };
+    at += length;
+  }
+  return { header, parts };
 }
 
-/** A message's header, with its picture and mask ready to be drawn. */
-export async function readMessage(buffer) {
-  const header = readHeader(buffer);
-  const pictureAt = headerEnd(buffer);
-  const maskAt = pictureAt + header.picture_bytes;
-  const [bitmap, maskBitmap] = await Promise.all([
-    decode(buffer, pictureAt, header.picture_bytes, "image/jpeg"),
-    decode(buffer, maskAt, header.mask_bytes, "image/png"),
-  ]);
-  return { header, bitmap, maskBitmap };
+/** A part as a picture that can be drawn; null if there is no such part. */
+export async function decode(part) {
+  if (!part) return null;
+  // Values are data here: no colour management may touch them.
+  return createImageBitmap(new Blob([part.bytes], { type: part.type }), { colorSpaceConversion: "none" });
 }

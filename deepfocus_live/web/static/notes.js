@@ -1,10 +1,9 @@
 // The last notes and the standing warnings.
 
 import { byId } from "./elements.js";
+import { clock } from "./format.js";
 
 const SHOWN = 6;
-
-const clock = (seconds) => new Date(1000 * seconds).toTimeString().slice(0, 8);
 
 function line({ level, text, at }) {
   const item = document.createElement("li");

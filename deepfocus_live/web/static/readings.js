@@ -1,15 +1,8 @@
 // Writes what is told of the slice in view into the page.
 
-import { byId, setHidden, setText } from "./elements.js";
 import { findBest } from "./curves.js";
-
-const percent = (part) => (part >= 0.0995 ? (100 * part).toFixed(0) : (100 * part).toFixed(1));
-
-/** Enough digits to tell neighbouring slices apart, and no more than that. */
-export function inUm(zUm, stepUm) {
-  const step = Math.abs(stepUm ?? 1);
-  return zUm.toFixed(step >= 1 && Number.isInteger(step) ? 0 : step >= 0.1 ? 1 : 2);
-}
+import { byId, setHidden, setText } from "./elements.js";
+import { inUm, percent } from "./format.js";
 
 function writePlace(header, run) {
   const many = [];
@@ -20,6 +13,7 @@ function writePlace(header, run) {
   many.push(header.channel);
   setHidden("place", false);
   setText("place", many.join("  ·  "));
+  byId("place").title = many.join("  ·  ");
 }
 
 function writeZ(header, run) {
@@ -29,31 +23,27 @@ function writeZ(header, run) {
   setText("z-count", known ? `slice ${header.z + 1} of ${header.size_z}` : "height not known");
 }
 
-export function writeSlice(slice, run, { maskVisible }) {
+/** The numbers of the slice in view; `part` in focus is at the threshold in use. */
+export function writeSlice(slice, run, { part, look }) {
   const { header, maskBitmap } = slice;
   setHidden("empty", true);
   writePlace(header, run);
   writeZ(header, run);
-  const part = header.mask?.in_focus_fraction ?? null;
   setText("fraction", part === null ? "–" : percent(part));
-  setText("fraction-note", maskBitmap ? `of slice ${header.z + 1}` : "mask to come");
-  setHidden("mask-note", Boolean(maskBitmap) && maskVisible);
-  setText("mask-note", maskBitmap ? "mask hidden" : "no mask of this slice yet");
-  byId("view").setAttribute(
-    "aria-label",
-    `Slice ${header.z + 1} of ${header.size_z}${part === null ? "" : `, ${percent(part)} % in focus`}`,
-  );
+  const from = look.threshold === null ? `of slice ${header.z + 1}` : `from ${look.threshold.toFixed(2)} on`;
+  setText("fraction-note", maskBitmap ? from : "mask to come");
 }
 
 export function writeBest(stack, run) {
   const best = stack && findBest(stack);
   const element = byId("best");
   element.dataset.bestZ = best?.z ?? "";
-  element.classList.toggle("beyond", Boolean(best?.beyond));
+  element.classList.toggle("beyond", Boolean(best?.beyond || (best?.nothing && best.complete)));
   if (!best) return setText("best", "no mask yet");
+  if (best.nothing) return setText("best", best.complete ? "focus not reached: nothing in focus" : "nothing in focus so far");
   const where = best.zUm === null ? `slice ${best.z + 1}` : `${inUm(best.zUm, run?.z_step_um?.um)} µm`;
-  const word = best.beyond ? "focus not reached? best at the end," : best.complete ? "best" : "best so far";
-  return setText("best", `◆ ${word} ${where}`);
+  if (best.beyond) return setText("best", `focus not reached? best at the end, ${where}`);
+  return setText("best", `◆ ${best.complete ? "best" : "best so far"} ${where}`);
 }
 
 export function writeRun(run) {
@@ -63,6 +53,22 @@ export function writeRun(run) {
   if (run.pixel_size_um) parts.push(`${+run.pixel_size_um.um.toFixed(4)} µm/px (${run.pixel_size_um.source})`);
   else parts.push("pixel size not known");
   if (run.z_step_um) parts.push(`z step ${+run.z_step_um.um.toFixed(3)} µm (${run.z_step_um.source})`);
-  parts.push(`profile ${run.profile}`);
+  if (run.profile) parts.push(`profile ${run.profile}`);
   return setText("run-detail", parts.join("  ·  "));
+}
+
+/** A run as the page uses it, from the socket's message `run`. */
+export const fromMessage = (message) => ({ ...message, channelNames: message.channels });
+
+/** The same, from `/api/runs`. */
+export function fromList(run) {
+  return {
+    ...run,
+    run: run.id,
+    ended: run.state !== "open",
+    images: run.images.length,
+    imageNames: run.images.map((image) => image.name),
+    channelNames: run.channels.map((channel) => channel.name),
+    profile: run.channels[0]?.profile,
+  };
 }

@@ -1,7 +1,6 @@
 // Fetches earlier slices. One at a time: while one is under way, only the last wish is kept.
 
-import { readMessage } from "./message.js";
-import { makeSlice } from "./slice.js";
+import { readSlice } from "./slice.js";
 
 export class Stored {
   constructor(onSlice, onMissing) {
@@ -36,8 +35,7 @@ export class Stored {
   async fetchOne({ run, image, t, c, z }) {
     try {
       const answer = await fetch(`/api/slice?${new URLSearchParams({ run, image, t, c, z })}`);
-      if (!answer.ok) return null;
-      return makeSlice(await readMessage(await answer.arrayBuffer()));
+      return answer.ok ? await readSlice(await answer.arrayBuffer()) : null;
     } catch {
       return null;
     }
