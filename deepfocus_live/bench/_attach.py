@@ -29,6 +29,8 @@ from deepfocus_live.ring import private_daemon
 
 __all__ = ["Condition", "Effort", "Taken", "attach_rows", "measure"]
 
+_UNTAUGHT = "learning: {after_stacks: 0}"
+"""A fine-tune would begin in some of the acquisitions, and not in others."""
 _SLOT_GOAL_US, _WALL_GOAL, _RATE_GOAL = 50.0, 1.02, 0.85
 
 
@@ -55,9 +57,9 @@ class Effort:
     sides: tuple[int, ...] = (512, 2048)
     rates: tuple[float, ...] = (30.0, 100.0)
     pairs: int = 5
-    seconds: float = 0.8
+    seconds: float = 4.0
     unthrottled: int = 150
-    most_mb: int = 192
+    most_mb: int = 1024
 
     def frames(self, condition: Condition) -> int:
         """Return how many frames an acquisition takes."""
@@ -120,7 +122,9 @@ def measure(effort: Effort | None = None) -> list[Row]:
     for side, rate in itertools.product(effort.sides, (None, *effort.rates)):
         # A daemon for each: its latencies are of one rate, and the disk is free again after it.
         with tempfile.TemporaryDirectory(prefix="deepfocus-bench-", dir=Path.cwd()) as folder:
-            with private_daemon(Path(folder)) as daemon:
+            config = Path(folder) / "config.yaml"
+            config.write_text(_UNTAUGHT, encoding="utf-8")
+            with private_daemon(Path(folder), "--config", str(config)) as daemon:
                 conditions = [Condition(side, rate, sequenced) for sequenced in (False, True)]
                 pairs |= _pairs_of(conditions, adapters, effort)
                 with daemon.connect() as client:

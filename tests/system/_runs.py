@@ -27,7 +27,7 @@ class Witness:
         self.frames.append(image.copy())
 
 
-def wait_until_closed(path: Path, *, seconds: float = 60.0) -> Run:
+def wait_until_closed(path: Path, *, seconds: float = 150.0) -> Run:
     """Return the run once the daemon has made everything that it owes to it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

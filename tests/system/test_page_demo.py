@@ -49,9 +49,9 @@ def _watch(page: Page, process: subprocess.Popen[str]) -> set[tuple[str, str]]:
 
 
 def test_slice_and_overlay_change_while_a_demo_runs(browser: Browser, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deepfocus_live", "demo", "--stacks", "1", "--headless"]
+    command = [sys.executable, "-m", "deepfocus_live", "demo", "--stacks", "2", "--headless"]
     with subprocess.Popen(
-        [*command, "--exposure", "300", "--output", str(tmp_path)],
+        [*command, "--exposure", "250", "--output", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -69,7 +69,7 @@ def test_slice_and_overlay_change_while_a_demo_runs(browser: Browser, tmp_path: 
         assert process.stdout is not None
         rest = process.stdout.read()
     assert process.returncode == 0, rest
-    assert "slices stored 21 of 21, masks 21, stacks labelled 1" in rest
+    assert "slices stored 42 of 42, masks 42, stacks labelled 2" in rest
     slices, masks = {slice_ for slice_, _ in seen}, {mask for _, mask in seen}
     assert len(slices) > 8, f"the page showed only slices {slices}"
     assert len(masks) > 8, f"the page showed only masks {masks}"

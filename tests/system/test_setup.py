@@ -148,7 +148,7 @@ def test_interrupt_closes_the_run_as_canceled_and_bench_compares_with_bare(
     report = run(core, sequence, output=tmp_path / "failed")
     assert (report.reason, report.error) == ("errored", "the cable")
 
-    monkeypatch.setattr(_attach, "private_daemon", lambda _: nullcontext(daemon))
+    monkeypatch.setattr(_attach, "private_daemon", lambda *_: nullcontext(daemon))
     effort = _attach.Effort(sides=(64,), rates=(), pairs=2, unthrottled=4)
     rows = {row.name: row for row in _attach.measure(effort)}
     pace = "pace, 64 × 64 uint16, {} z, unthrottled"

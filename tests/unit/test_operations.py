@@ -77,7 +77,7 @@ def test_every_key_of_status_is_documented_and_a_full_disk_s_warning_goes_away_w
     )
     ring.run = spec.model_dump_json().encode()
     message = {"spec": spec.model_dump(mode="json"), "ring": str(ring.path)}
-    answer = daemon._begin_run(client, message)
+    answer = daemon._desk._begin_run(client, message)
     assert answer["ok"], answer
     run = daemon._runs.all()[0]
     real = run.writer.write_frame
@@ -87,11 +87,11 @@ def test_every_key_of_status_is_documented_and_a_full_disk_s_warning_goes_away_w
 
     monkeypatch.setattr(run.writer, "write_frame", refuse)
     ring.put(0, header_of(0).model_dump_json().encode(), pixels_of(0), 0)
-    daemon._frames_announced(client, {"slots": [[0, 0]]})
+    daemon._desk._frames_announced(client, {"slots": [[0, 0]]})
     _until(lambda: [w.count for w in daemon._warnings.standing()] > [2])
     monkeypatch.setattr(run.writer, "write_frame", real)
     _until(lambda: not ring.waiting())
-    daemon._mask_ms.add(1.0)
+    daemon._flow.mask_ms.add(1.0)
     found = daemon.status()
     (warning,) = cast("list[dict[str, Any]]", found["warnings"])
     assert warning["text"].endswith("No space left on device: make room.")
