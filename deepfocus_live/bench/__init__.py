@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from deepfocus_live.bench._table import GROUPS, Row, run_groups
+from deepfocus_live.bench._table import GROUPS, LONG_GROUPS, Row, run_groups
 
-__all__ = ["GROUPS", "Row", "run_groups"]
+__all__ = ["GROUPS", "LONG_GROUPS", "Row", "run_groups"]

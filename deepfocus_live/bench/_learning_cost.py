@@ -9,20 +9,22 @@ from __future__ import annotations
 import statistics
 import tempfile
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 import useq
+from numpy.typing import NDArray
 
 from deepfocus_live.bench._session import Session, open_session
 from deepfocus_live.bench._table import Row
 from deepfocus_live.simulation import FocalStack, demo_stack
 
 __all__ = ["Cost", "CostEffort", "Turn", "cost_rows", "measure_cost", "trainer_peak_mb"]
+
+_T = TypeVar("_T", bound=np.generic)
 
 _WINDOW = 1000
 """Slices that the daemon's latencies are of."""
@@ -220,21 +222,19 @@ def trainer_peak_mb(session: Session) -> float | None:
 
 
 def _tiled(stack: FocalStack, side: int) -> FocalStack:
+    """Return a field of `side` × `side` that is made of copies of a smaller one."""
     times = -(-side // stack.slices.shape[1])
-    slices, in_focus, undecided = (
-        np.tile(array, (1, times, times))[:, :side, :side]
-        for array in (stack.slices, stack.in_focus, stack.undecided)
-    )
-    depth = np.tile(stack.depth_um, (times, times))[:side, :side]
-    return FocalStack(
-        slices,
-        in_focus,
-        undecided,
-        depth,
-        stack.z_um,
-        stack.pixel_size_um,
-        stack.z_step_um,
-        stack.depth_of_field_um,
+
+    def tiled(planes: NDArray[_T]) -> NDArray[_T]:
+        repeated: NDArray[_T] = np.tile(planes, (1,) * (planes.ndim - 2) + (times, times))
+        return repeated[..., :side, :side]
+
+    return replace(
+        stack,
+        slices=tiled(stack.slices),
+        in_focus=tiled(stack.in_focus),
+        undecided=tiled(stack.undecided),
+        depth_um=tiled(stack.depth_um),
     )
 
 

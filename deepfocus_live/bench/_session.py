@@ -65,11 +65,12 @@ class TakenStack:
 
 @dataclass(frozen=True)
 class FineTune:
-    """A candidate.
+    """A fine-tune that has ended.
 
     Attributes
     ----------
-    version : str
+    version : str or None
+        Its candidate; None: it made none.
     after : int
         How many stacks had been taken.
     gate : str
@@ -77,7 +78,7 @@ class FineTune:
     taken_back : bool
     """
 
-    version: str
+    version: str | None
     after: int
     gate: str
     taken_back: bool = False
@@ -142,27 +143,32 @@ class Session:
         self.attached.wait()
         return self._until(lambda status: status["run"] is None, "made all masks and labels")
 
-    def settle(self) -> None:
-        """Wait until no fine-tune is due or under way, and no model waits for its turn."""
+    def settle(self, tell: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
+        """Wait until no fine-tune is due or under way, and no model waits for its turn.
+
+        Meanwhile `tell` is called with the daemon's status, some times a second.
+        """
         if not self._learns(self.status()):
             return
         quiet_since = time.monotonic()
 
         def settled(status: dict[str, Any]) -> bool:
             nonlocal quiet_since
+            tell(status)
             if self._learns(status):
                 quiet_since = time.monotonic()
             return time.monotonic() - quiet_since > _QUIET_S
 
-        self._until(settled, "ended its fine-tune")
-        self._note_candidates()
+        status = self._until(settled, "ended its fine-tune")
+        [profile] = status["learning"]["profiles"]
+        self._note_fine_tune(str(profile["decision"]))
 
     def fine_tune(self) -> None:
         """Ask for a fine-tune."""
         with self.daemon.connect() as client:
             answer = client.ask({"type": "retrain", "profile": _PROFILE})
-        if not answer.get("ok", True):
-            raise RuntimeError(f"the daemon does not fine-tune: {answer}")
+        if not answer["ok"]:
+            raise RuntimeError(f"the daemon does not fine-tune: {answer['reason']}")
 
     def status(self) -> dict[str, Any]:
         """Return the daemon's status."""
@@ -182,7 +188,7 @@ class Session:
 
     @property
     def fine_tunes(self) -> list[FineTune]:
-        """The candidates so far, and which of them were taken back."""
+        """Those that have ended, and which of their versions were taken back."""
         [profile] = self.status()["learning"]["profiles"]
         back = profile["taken_back"]
         return [
@@ -197,12 +203,16 @@ class Session:
         due = 0 < self._after_stacks <= profile["stacks_since"] and profile["watched"] is None
         return bool(learning["trainer"]["running"] or due or profile["waiting"])
 
-    def _note_candidates(self) -> None:
+    def _note_fine_tune(self, decision: str) -> None:
         known = {one.version for one in self._fine_tunes}
-        for version in self.registry.versions():
-            if version.name not in known and version.card.get("profile") == _PROFILE:
-                gate = str(version.card["metrics"]["gate"])
-                self._fine_tunes.append(FineTune(version.name, len(self.stacks), gate))
+        made = [version for version in self.registry.versions() if version.name not in known]
+        after = len(self.stacks)
+        fresh = [
+            FineTune(version.name, after, str(version.card["metrics"]["gate"]))
+            for version in made
+            if version.card.get("profile") == _PROFILE
+        ]
+        self._fine_tunes += fresh or [FineTune(None, after, decision)]
 
     def _until(self, done: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
         deadline = time.monotonic() + _PATIENCE_S
@@ -221,6 +231,7 @@ def open_session(
     *,
     learning: dict[str, Any],
     program: Sequence[str] = ("deepfocus_live",),
+    output: Path | None = None,
     exposure_ms: float = 1.0,
 ) -> Iterator[Session]:
     """Within this context there is a microscope with these stacks, attached to a daemon.
@@ -235,6 +246,8 @@ def open_session(
         The configuration's `learning`.
     program : sequence of str
         As of `deepfocus_live.ring.private_daemon`.
+    output : Path, optional
+        For the runs; below `folder` by default.
     exposure_ms : float
         Of the camera, >= 0.
     """
@@ -249,7 +262,7 @@ def open_session(
             exposure_ms=exposure_ms,
         )
         try:
-            with attach(microscope.core, output=folder / "runs") as attached:
+            with attach(microscope.core, output=output or folder / "runs") as attached:
                 after = int(learning.get("after_stacks", 0))
                 yield Session(daemon, attached, microscope, truths, folder / "models", after)
                 if attached.status()["restarts"]:

@@ -23,6 +23,7 @@ GROUPS = {
     "focus": "deepfocus_live.bench._focus",
     "volume": "deepfocus_live.bench._volume",
     "inference": "deepfocus_live.bench._inference",
+    "page": "deepfocus_live.bench._page",
 }
 LONG_GROUPS = {
     "learning": "deepfocus_live.bench._learning",

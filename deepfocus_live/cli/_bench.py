@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 def bench(
     groups: Annotated[
         list[str] | None,
-        typer.Argument(help="attach, daemon, focus, inference, volume; all by default."),
+        typer.Argument(
+            help="attach, daemon, focus, inference, page, volume; all of these by default. "
+            "learning, which takes half an hour, only by name."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:

@@ -14,6 +14,7 @@ import typer
 from deepfocus_live.cli._progress import ProgressLine
 from deepfocus_live.cli._stacks import open_all
 from deepfocus_live.config import writable_folder
+from deepfocus_live.errors import InputError
 
 if TYPE_CHECKING:
     from useq import MDASequence
@@ -47,11 +48,21 @@ def demo(
     exposure: Annotated[
         float | None, typer.Option("--exposure", min=0.0, help="Exposure in ms.")
     ] = None,
+    learning: Annotated[
+        bool,
+        typer.Option(
+            "--learning",
+            help="Show how it learns from a specimen new to it: ten stacks, some minutes.",
+        ),
+    ] = False,
 ) -> None:
     """Play focal stacks through a simulated microscope, with everything running.
 
     Uses a daemon, a port and models of its own: yours are not touched.
     """
+    if learning:
+        _learn(stacks or [], headless=headless, output=output, exposure=exposure)
+        return
     from deepfocus_live.ring import private_daemon
 
     shown = exposure if exposure is not None else (10.0 if headless else 120.0)
@@ -67,6 +78,24 @@ def demo(
             _report(found)
             if not headless:
                 _linger(daemon.page)
+
+
+def _learn(
+    paths: Sequence[Path], *, headless: bool, output: Path | None, exposure: float | None
+) -> None:
+    from deepfocus_live.cli._demo_learning import demo_learning
+
+    if paths:
+        raise InputError("--learning plays specimens of its own: leave out the stacks.")
+    with tempfile.TemporaryDirectory(prefix="deepfocus-demo-", ignore_cleanup_errors=True) as own:
+        kept = Path(output or tempfile.mkdtemp(prefix="deepfocus-demo-runs-")).absolute()
+        demo_learning(
+            Path(own),
+            writable_folder(kept),
+            exposure_ms=10.0 if exposure is None else exposure,
+            on_page=(lambda _: None) if headless else webbrowser.open,
+            at_end=(lambda _: None) if headless else _linger,
+        )
 
 
 def _microscope(paths: Sequence[Path], count: int, exposure_ms: float) -> SimulatedMicroscope:

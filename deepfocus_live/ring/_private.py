@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,15 @@ _STOP_S = 20.0
 
 
 @contextmanager
-def private_daemon(folder: Path, *arguments: str) -> Iterator[DaemonAddress]:
+def private_daemon(
+    folder: Path, *arguments: str, program: Sequence[str] = ("deepfocus_live",)
+) -> Iterator[DaemonAddress]:
     """Within this context this process, and those it starts, have a daemon of their own.
 
     It keeps its runtime file, its models and (unless `arguments` say otherwise)
     its runs below `folder`, takes any free port, and ends with the context. The
-    user's daemon and models are never touched.
+    user's daemon and models are never touched. `program` as of `start_daemon`: a module that
+    changes something before it runs the command line.
 
     Raises
     ------
@@ -43,7 +46,7 @@ def private_daemon(folder: Path, *arguments: str) -> Iterator[DaemonAddress]:
             part for key, value in own.items() if key not in arguments for part in (key, str(value))
         ]
         try:
-            yield start_daemon([*given, *arguments])
+            yield start_daemon([*given, *arguments], program=program)
         finally:
             _stop()
     finally:

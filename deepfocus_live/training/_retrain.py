@@ -411,7 +411,9 @@ class _Retraining:
         total_s = 60.0 * self._settings.minutes
         deadline = self._began + total_s - reserve_s
         if self._settings.nobody_asks:
-            return max(deadline, time.monotonic() + _LEAST_LEARNING_SHARE * total_s)
+            # The looks before the first step and after the last are on the clock, too.
+            least_s = _LEAST_LEARNING_SHARE * total_s + 2.0 * reserve_s
+            return max(deadline, time.monotonic() + least_s)
         return deadline
 
     def _give_way(self) -> float:
