@@ -328,9 +328,9 @@ class FrameSender:
         """Look every few milliseconds for the next frame of a run that brings them quickly.
 
         To wake a thread that waits in `get` costs the acquisition's thread, in the slot, a call of
-        the system, after which it often loses the processor to the one that it woke. Every look takes
-        the interpreter from it, too: every 2 ms they made a software-timed run 4 % longer than every
-        5 ms do.
+        the system, after which it often loses the processor to the one that it woke. Every look
+        takes the interpreter from it, too: one every 2 ms made a software-timed run 4 % longer than
+        one every 5 ms does.
         """
         deadline = time.monotonic() + _RETRY_S
         while self._items.empty() and time.monotonic() < deadline:
