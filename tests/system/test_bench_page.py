@@ -130,5 +130,6 @@ def test_page_and_masks_are_measured_with_chromium(tmp_path: Path) -> None:
     for number, drawn in seen.drawn.items():
         # The browser's clock has milliseconds, and slices are looked for once in one.
         assert seen.taken[number] < seen.acknowledged[number] < drawn + 0.02
-    assert 0 < costs.seen.pictures <= 2 * 8
+    # Whoever joins is shown the last slice first.
+    assert 0 < costs.seen.pictures <= 2 * (8 + 1)
     assert costs.seen.bytes > 200 * costs.seen.pictures

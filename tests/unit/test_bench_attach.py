@@ -42,7 +42,7 @@ def test_rows_judge_slot_pace_and_overflows_beside_bare_ones() -> None:
 
 @pytest.mark.parametrize(
     ("side", "rate", "frames"),
-    [(512, 30.0, 24), (512, None, 150), (2048, 100.0, 24), (16384, 30.0, 2)],
+    [(512, 30.0, 120), (512, None, 150), (2048, 100.0, 128), (16384, 30.0, 2)],
 )
 def test_acquisitions_of_large_frames_are_shorter(
     side: int, rate: float | None, frames: int
