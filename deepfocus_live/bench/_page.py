@@ -227,17 +227,21 @@ class _Bench:
         before = self._attached.status()["frames_durable"]
         ended = threading.Event()
 
+        def note() -> None:
+            durable = self._attached.status()["frames_durable"] - before
+            new = durable - len(acquired.acknowledged)
+            acquired.acknowledged.extend([time.time()] * new)
+
         def look() -> None:
             while not ended.wait(_LOOK_S):
-                durable = self._attached.status()["frames_durable"] - before
-                new = durable - len(acquired.acknowledged)
-                acquired.acknowledged.extend([time.time()] * new)
+                note()
+            # The last may have come since the look before.
+            note()
 
         looking = threading.Thread(target=look, name="bench-acknowledged", daemon=True)
         looking.start()
         try:
             yield
-            time.sleep(10 * _LOOK_S)
         finally:
             ended.set()
             looking.join()

@@ -37,7 +37,7 @@ from deepfocus_live.inference import Inference
 from deepfocus_live.ring import Message, RingError
 from deepfocus_live.web import LiveHub
 
-__all__ = ["LiveView", "packed_mask"]
+__all__ = ["LiveView", "mask_fields"]
 
 _PLACE = Placement(0, 0, 0, 0)
 
@@ -153,16 +153,19 @@ class LiveView:
                 "live": True,
                 "sequence_number": header.sequence_number,
                 "z_um": header.z_um,
-                "in_focus_fraction": fraction,
-                "focus_score": result.focus_score,
-                "model": model,
-                "milliseconds": result.milliseconds,
-                **packed_mask(result.mask),
+                **mask_fields(result, fraction, model),
             }
         )
 
 
-def packed_mask(mask: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return a mask, (Y, X) of 0 and 1, as it goes over the wire."""
-    packed = zlib.compress(np.packbits(mask).tobytes(), 1)
-    return {"shape": list(mask.shape), "mask": base64.b64encode(packed).decode()}
+def mask_fields(result: Inference, fraction: float, model: str) -> dict[str, Any]:
+    """Return a mask, and what is known of it, as it goes over the wire."""
+    packed = zlib.compress(np.packbits(result.mask).tobytes(), 1)
+    return {
+        "in_focus_fraction": fraction,
+        "focus_score": result.focus_score,
+        "model": model,
+        "milliseconds": result.milliseconds,
+        "shape": list(result.mask.shape),
+        "mask": base64.b64encode(packed).decode(),
+    }

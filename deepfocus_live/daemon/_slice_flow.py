@@ -18,7 +18,7 @@ from deepfocus_live.daemon._clients import Clients
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
 from deepfocus_live.daemon._learning import Learner
-from deepfocus_live.daemon._live import packed_mask
+from deepfocus_live.daemon._live import mask_fields
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._model_list import Thresholds
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
@@ -172,11 +172,7 @@ class SliceFlow:
             "sequence_number": job.sequence_number,
             "placement": list(job.placement),
             "z_um": run.stack(job.key).z_um.get(job.placement.z),
-            "in_focus_fraction": fraction,
-            "focus_score": result.focus_score,
-            "model": model,
-            "milliseconds": result.milliseconds,
-            **packed_mask(result.mask),
+            **mask_fields(result, fraction, model),
         }
         for client in clients:
             client.send(message)
