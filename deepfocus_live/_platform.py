@@ -29,6 +29,7 @@ __all__ = [
     "runtime_dir",
     "spawn_detached",
     "spill_dir",
+    "step_back",
     "stop_on_signals",
     "sync_directory",
     "sync_file",
@@ -39,6 +40,8 @@ WINDOWS = sys.platform == "win32"
 _APP = "deepfocus-live"
 RUNTIME_DIR_VARIABLE = "DEEPFOCUS_LIVE_RUNTIME_DIR"
 """Environment variable that gives a process and its children a daemon of their own."""
+_BACK = 5
+"""Niceness of a process that steps back."""
 
 
 def runtime_dir() -> Path:
@@ -162,6 +165,23 @@ def make_private(path: Path) -> None:
         path.chmod(0o600)
 
 
+def step_back() -> None:
+    """Let other programs go before this one where the processor is short; for its first thread.
+
+    Linux may share the processor among sessions first (autogroups): among those the niceness of a
+    process says nothing, that of its session does. It is set where this process leads one.
+    """
+    process = psutil.Process()
+    if sys.platform == "win32":
+        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+        return
+    process.nice(max(process.nice(), _BACK))
+    if sys.platform == "linux" and os.getsid(0) == os.getpid():
+        # A kernel without autogroups has no such file.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text("10", encoding="ascii")
+
+
 def lower_priority() -> None:
     """Make this process yield to every other."""
     process = psutil.Process()
@@ -173,13 +193,13 @@ def lower_priority() -> None:
 
 
 def lower_thread_priority() -> None:
-    """Make the calling thread yield to ordinary ones.
+    """Make the calling thread yield to ordinary ones, also of a process that stepped back.
 
     On Linux, threads that it starts from then on do so too. macOS has no such
     call for single threads; there it does nothing.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACK + 10)
     elif sys.platform == "win32":
         import ctypes
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from deepfocus_live import __version__
+from deepfocus_live import __version__, _platform
 from deepfocus_live._platform import ProcessStamp
 from deepfocus_live.config import Config, writable_folder
 from deepfocus_live.daemon._doorway import Doorway
@@ -79,6 +79,8 @@ def run_daemon(
         where = f" (pid {first.pid}), its page is at {first.page}" if first else " or is starting"
         raise InputError(f"a daemon is running already{where} (`deepfocus-live stop` ends it).")
     owner = None if owner_pid is None else ProcessStamp.of(owner_pid)
+    # The microscope's own program goes first, and its threads that empty the camera's buffer.
+    _platform.step_back()
     try:
         with daemon_log(log_path()) as output:
             _check_profiles(config)

@@ -219,6 +219,37 @@ def test_lowered_process_yields_to_this_one() -> None:
         assert before < after == 19
 
 
+_STEPS_BACK = """
+import psutil
+from deepfocus_live import _platform
+_platform.step_back()
+print(int(psutil.Process().nice()))
+try:
+    print(open("/proc/self/autogroup").read())
+except OSError:
+    print("none")
+"""
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+def test_process_that_steps_back_lowers_no_session_but_its_own(own_session: bool) -> None:
+    if sys.platform == "win32" and own_session:
+        pytest.skip("Windows has no sessions of processes")
+    said = subprocess.run(
+        [sys.executable, "-c", _STEPS_BACK],
+        start_new_session=own_session,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout.split(maxsplit=1)
+    if sys.platform == "win32":
+        assert int(said[0]) == psutil.BELOW_NORMAL_PRIORITY_CLASS
+        return
+    assert int(said[0]) == max(5, int(psutil.Process().nice()))
+    if said[1].strip() != "none":
+        assert said[1].strip().endswith("nice 10") == own_session
+
+
 _STOPS_WHEN_ASKED = """
 import signal, sys, time
 from deepfocus_live._platform import stop_on_signals
