@@ -119,6 +119,7 @@ def measure(effort: Effort | None = None) -> list[Row]:
     adapters = Path(str(mm_test_adapters.device_adapter_path()))
     pairs: Pairs = {}
     durable: dict[tuple[int, float | None], Percentiles] = {}
+    kept = {side: _kept(adapters, side, effort) for side in effort.sides}
     for side, rate in itertools.product(effort.sides, (None, *effort.rates)):
         # A daemon for each: its latencies are of one rate, and the disk is free again after it.
         with tempfile.TemporaryDirectory(prefix="deepfocus-bench-", dir=Path.cwd()) as folder:
@@ -130,7 +131,18 @@ def measure(effort: Effort | None = None) -> list[Row]:
                 with daemon.connect() as client:
                     latency = client.ask({"type": "status"})["status"]["camera_to_durable_ms"]
                 durable[side, rate] = latency["p50"], latency["p99"]
-    return attach_rows(pairs, durable)
+    return attach_rows(pairs, durable, kept)
+
+
+def _kept(adapters: Path, side: int, effort: Effort) -> list[Taken]:
+    """Acquire as fast as it goes with a slot that keeps the frames and does nothing else."""
+    bench, kept, condition = _Bench(adapters, side), list[object](), Condition(side, None, True)
+    bench.time_with(lambda image, _event, _meta: kept.append(image))
+    taken = []
+    for _ in range(effort.pairs):
+        kept.clear()
+        taken.append(bench.acquire(condition, effort.frames(condition)))
+    return taken
 
 
 def _pairs_of(conditions: Sequence[Condition], adapters: Path, effort: Effort) -> Pairs:
@@ -237,7 +249,11 @@ def _empty_slot(_image: object, _event: object, _meta: object) -> None:
     """Take nothing and do nothing."""
 
 
-def attach_rows(pairs: Pairs, durable: Mapping[tuple[int, float | None], Percentiles]) -> list[Row]:
+def attach_rows(
+    pairs: Pairs,
+    durable: Mapping[tuple[int, float | None], Percentiles],
+    kept: Mapping[int, Sequence[Taken]],
+) -> list[Row]:
     """Return the rows of the group.
 
     Parameters
@@ -246,9 +262,12 @@ def attach_rows(pairs: Pairs, durable: Mapping[tuple[int, float | None], Percent
         What was taken, attached and bare, under each condition.
     durable : mapping
         By side and rate, how long slices took from the camera to the disk, ms.
+    kept : mapping
+        By side, acquisitions as fast as it goes whose frames were kept in memory, no more.
     """
     rows = [row for side in _sides(pairs) for row in _slot_rows(side, pairs)]
     rows += [_pace_row(condition, taken) for condition, taken in pairs.items()]
+    rows += [_kept_row(side, taken, pairs) for side, taken in kept.items()]
     for (side, rate), latency in durable.items():
         name = f"camera to durable, {side} × {side} uint16, {_said(rate)}"
         for percentile, value in zip(("p50", "p99"), latency, strict=True):
@@ -289,6 +308,17 @@ def _pace_row(condition: Condition, taken: Sequence[tuple[Taken, Taken]]) -> Row
     return Row(
         "attach", f"{frames} frames, {condition}", times[0], "ms", "bare", times[1], _WALL_GOAL
     )
+
+
+def _kept_row(side: int, kept: Sequence[Taken], pairs: Pairs) -> Row:
+    """Return the pace of whoever keeps frames at all, beside one that lets them go."""
+    condition = Condition(side, None, True)
+    overflows = sum(one.overflowed for one in kept)
+    name = f"pace, {condition}, of a slot that keeps the frames and does nothing else"
+    name += f" ({overflows} of {len(kept)} overflowed)" if overflows else ""
+    pace = statistics.median(one.frames_per_s for one in kept)
+    bare = statistics.median(alone.frames_per_s for _, alone in pairs[condition])
+    return Row("attach", name, pace, "frames/s", "bare", bare)
 
 
 def _overflow_row(pairs: Pairs) -> Row:
