@@ -54,7 +54,7 @@ class Effort:
     long_side : int
         Height and width of the slices of the long run, pixels.
     long_stack, long_stacks : int
-        Its slices per z-stack, and its time points.
+        Slices per z-stack, and time points, of each of its halves.
     window : int
         Slices whose cost is looked at, from the 100th on and at the end.
     """
@@ -71,11 +71,20 @@ class Effort:
 
 @dataclass(frozen=True)
 class LongRun:
-    """What one long run showed: seconds at which each slice was acknowledged, and memory, bytes."""
+    """What one long run showed.
+
+    Attributes
+    ----------
+    acknowledged : sequence of float
+        Seconds at which each slice of its first half was acknowledged.
+    resident_early, resident_half, resident_end : int
+        Memory after its first slices, after its first half and at its end, bytes.
+    """
 
     acknowledged: Sequence[float]
     resident_early: int
-    resident_late: int
+    resident_half: int
+    resident_end: int
 
 
 def measure(effort: Effort | None = None) -> list[Row]:
@@ -158,7 +167,9 @@ def _rival_row(size: str, rival: str, rate: float | None, ours: float) -> Row:
 def long_rows(size: str, run: LongRun, effort: Effort) -> list[Row]:
     """Return the rows of the long run: whether a slice's cost, and the memory, grow."""
     count = len(run.acknowledged)
-    early = _cost_ms(run.acknowledged, _first_of(count, effort.window), effort.window)
+    first = _first_of(count, effort.window)
+    growth = "growth of memory from slice"
+    early = _cost_ms(run.acknowledged, first, effort.window)
     late = _cost_ms(run.acknowledged, count - effort.window, effort.window)
     return [
         Row(
@@ -166,14 +177,20 @@ def long_rows(size: str, run: LongRun, effort: Effort) -> list[Row]:
             f"{size}, page cache, the last {effort.window} of {count}",
             late,
             "ms",
-            f"{effort.window} from slice {_first_of(count, effort.window)} on",
+            f"{effort.window} from slice {first} on",
             early,
             1.1,
         ),
         Row(
             "volume",
-            f"growth of memory from slice {_first_of(count, effort.window)} to slice {count}",
-            (run.resident_late - run.resident_early) / 1e6,
+            f"{growth} {first} to slice {count}",
+            (run.resident_half - run.resident_early) / 1e6,
+            "MB",
+        ),
+        Row(
+            "volume",
+            f"{growth} {count} to slice {2 * count}",
+            (run.resident_end - run.resident_half) / 1e6,
             "MB",
         ),
     ]
@@ -359,7 +376,7 @@ def _store(folder: Path, stack: Sequence[Slice], storage: StorageConfig) -> floa
 
 
 def _store_long(folder: Path, effort: Effort, storage: StorageConfig) -> LongRun:
-    """Store a long time series of small slices; only killed processes are guarded against.
+    """Store a long time series of small slices, twice; only killed processes are guarded against.
 
     So it is our own work that is looked at, not what the disk grants after a while.
     """
@@ -372,14 +389,16 @@ def _store_long(folder: Path, effort: Effort, storage: StorageConfig) -> LongRun
             Path(target),
             cached,
             side=effort.long_side,
-            size_t=effort.long_stacks,
+            size_t=2 * effort.long_stacks,
             size_z=effort.long_stack,
         )
         try:
             run.store(slices, 0, first)
             early = _resident()
             run.store(slices, first, count - first)
-            return LongRun(run.acknowledged, early, _resident())
+            half = _resident()
+            run.store(slices, count, count)
+            return LongRun(run.acknowledged[:count], early, half, _resident())
         finally:
             run.close()
 

@@ -75,13 +75,16 @@ def test_cost_of_a_slice_is_compared_between_the_hundredth_and_the_last() -> Non
     first, then = np.full(5000, 0.001), np.full(5000, 0.0012)
     first[:100] = 1.0  # what is made at the beginning counts for nothing
     then[-7] = 5.0  # nor does one stumble
-    cost, memory = long_rows(
-        "a slice", LongRun(np.r_[first, then].cumsum().tolist(), 5, 2_000_005), effort
-    )
+    acknowledged = np.r_[first, then].cumsum().tolist()
+    cost, *memory = long_rows("a slice", LongRun(acknowledged, 5, 2_000_005, 2_500_005), effort)
     assert (cost.value, cost.reference_value) == pytest.approx((1.2, 1.0))
     assert cost.met is False
-    assert (memory.value, memory.unit) == (2.0, "MB")
-    even = LongRun(np.full(10_000, 0.001).cumsum().tolist(), 0, 0)
+    assert [(row.value, row.unit) for row in memory] == [(2.0, "MB"), (0.5, "MB")]
+    assert [row.name.partition("slice ")[2] for row in memory] == [
+        "100 to slice 10000",
+        "10000 to slice 20000",
+    ]
+    even = LongRun(np.full(10_000, 0.001).cumsum().tolist(), 0, 0, 0)
     assert long_rows("a slice", even, effort)[0].met
 
 
@@ -103,7 +106,7 @@ def test_table_is_complete_and_leaves_nothing_behind(
     monkeypatch.setattr(_rivals, "missing", lambda rival: rival == "ome-writers")
     monkeypatch.setattr(_rivals, "tensorstore", lambda _folder, stack, _workers: len(stack) / 1e3)
     rows = measure(_TINY)
-    assert len({(row.name, row.reference) for row in rows}) == len(rows) == 8
+    assert len({(row.name, row.reference) for row in rows}) == len(rows) == 9
     assert [row.name for row in rows if row.value is None] == [
         "4 slices of 64 × 64 uint16, by ome-writers (pip install ome-writers)"
     ]
