@@ -31,6 +31,8 @@ __all__ = ["Condition", "Effort", "Taken", "attach_rows", "measure"]
 
 _UNTAUGHT = "learning: {after_stacks: 0}"
 """A fine-tune would begin in some of the acquisitions, and not in others."""
+_HEARTBEAT_S = 1.5
+"""A daemon that runs is heard of within that time."""
 _SLOT_GOAL_US, _WALL_GOAL, _RATE_GOAL = 50.0, 1.02, 0.85
 
 
@@ -159,6 +161,8 @@ def _pairs_of(conditions: Sequence[Condition], adapters: Path, effort: Effort) -
         for turn, condition in itertools.product(range(effort.pairs), conditions):
             frames = effort.frames(condition)
             if turn % 2:
+                # A bare one was the last: two silences in a row must not count as one.
+                time.sleep(_HEARTBEAT_S)
                 alone = _bare(attached, bare, condition, frames)
                 together = _followed(attached, followed, condition, frames)
             else:
