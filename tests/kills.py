@@ -281,7 +281,7 @@ def kill_daemon(folder: Path, seed: int) -> Trial:
     kills = chance.randint(2, 5)
     plan = plan_acquisition(seed, seconds=2.0 + 0.8 * kills)
     trial = Trial(str(plan))
-    with _daemon(folder, plan):
+    with _daemon(folder, plan) as first:
         child = Child(acquire_until_killed, plan, folder / "config.yaml")
         try:
             if not child.wait_for("attached"):
@@ -299,6 +299,10 @@ def kill_daemon(folder: Path, seed: int) -> Trial:
         finally:
             child.kill()
         if not trial.faults:
+            if find_daemon() is None:
+                # Killed when the microscope had let go: the next to come starts it.
+                trial.notes.append("the last one was killed when nobody was there to replace it")
+                start_daemon(first.arguments)
             _wait_for_rest(trial)
             _judge_runs(folder, child, trial, least=len(child.told("frame")), complete=True)
     _judge_leftovers(folder, trial)
