@@ -5,7 +5,9 @@ Design Notes
 A run is open from its first announcement until everything owed to it is done.
 Which ones are is written down, so that the next daemon finishes them if this
 one dies. Three parties may ask for one run, each from a thread of its own: its
-client, the watch that looks for rings of dead producers, and the page.
+client, the watch that looks for rings of dead producers, and the page. A run is
+opened and closed by one of them at a time: a microscope that dies while its run
+is being made is found dead before the run is there.
 """
 
 from __future__ import annotations
@@ -100,6 +102,8 @@ class OpenRuns:
         self._runs: dict[str, ActiveRun] = {}
         self._recent: dict[str, Path] = {}
         self._guard = threading.Lock()
+        self._in_hand: set[str] = set()
+        self._let_go = threading.Condition(self._guard)
         self._spill_drain: threading.Thread | None = None
         self.chosen_profile: str | None = None
         """On the page, for the runs to come; None: each channel has what `match` gives it."""
@@ -143,10 +147,24 @@ class OpenRuns:
         InputError, OSError
             If it can be neither made nor gone on with.
         """
-        run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring)
-        ring.folder = run.writer.path
-        run.ended = run.ending = False
+        with self._alone_with(spec.run_id):
+            run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring)
+            ring.folder = run.writer.path
+            run.ended = run.ending = False
         return run
+
+    @contextlib.contextmanager
+    def _alone_with(self, run_id: str) -> Iterator[None]:
+        """Be the only one who opens or closes the run; wait for whoever does."""
+        with self._let_go:
+            self._let_go.wait_for(lambda: run_id not in self._in_hand)
+            self._in_hand.add(run_id)
+        try:
+            yield
+        finally:
+            with self._let_go:
+                self._in_hand.discard(run_id)
+                self._let_go.notify_all()
 
     def end(self, run: ActiveRun, reason: str) -> None:
         """Note that no more frames come; what is owed to the run is still done."""
@@ -331,7 +349,9 @@ class OpenRuns:
                 if spec is None or not spill.waiting():
                     spill.remove()
                     continue
-                run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, spill)
+                with self._alone_with(spec.run_id):
+                    run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, spill)
+                    run.ended = run.ending = False
             except (InputError, OSError) as error:
                 # The frames stay where they are: this is not the time to give them up.
                 name = "unknown" if spec is None else spec.name
@@ -339,7 +359,6 @@ class OpenRuns:
                 self._warn(text, key=("waits", str(spill.path)), run=name)
                 continue
             self._clear(("waits", str(spill.path)))
-            run.ended = run.ending = False
             found.setdefault(spec.run_id, (run, []))[1].append(spill)
         if found:
             self._spill_drain = threading.Thread(
@@ -364,10 +383,11 @@ class OpenRuns:
         spec = run_of(ring)
         if spec is not None:
             spills = [s for s in self._spills_of_the_dead() if s.run == ring.run]
-            run = self._runs.get(spec.run_id)
             try:
-                if run is None and (ring.waiting() or spills or _left_open(ring.folder)):
-                    run = self._reopen_or_create(spec, ring)
+                with self._alone_with(spec.run_id):
+                    run = self._runs.get(spec.run_id)
+                    if run is None and (ring.waiting() or spills or _left_open(ring.folder)):
+                        run = self._reopen_or_create(spec, ring)
             except (InputError, OSError) as error:
                 # The frames stay where they are: this is not the time to give them up.
                 text = f"frames of run {spec.name} wait in {path}: {error}"
@@ -428,16 +448,19 @@ class OpenRuns:
             return []
 
     def close_finished(self) -> None:
-        """Close the runs that nothing is owed to any more."""
-        with self._guard:
-            done = [run for run in self._runs.values() if run.finished]
-            for run in done:
-                del self._runs[run.spec.run_id]
-            if done:
-                self._remember_open_runs()
-        for run in done:
-            run.writer.close()
-            self._on_closed(run.spec.run_id)
+        """Close the runs that nothing is owed to any more; open until their folders are."""
+        for run in [run for run in self.all() if run.finished]:
+            run_id = run.spec.run_id
+            with self._alone_with(run_id):
+                if not run.finished:
+                    continue  # its client is back
+                try:
+                    run.writer.close()
+                finally:
+                    with self._guard:
+                        del self._runs[run_id]
+                        self._remember_open_runs()
+            self._on_closed(run_id)
             path, count = run.writer.path, run.writer.frames_durable
             log.info("%s closed: %d slices", path, count, extra={"run": run.spec.name})
 
