@@ -403,18 +403,11 @@ class _Retraining:
         return Trained(result, device, precision, None if resume is None else resume.step)
 
     def _deadline(self, reserve_s: float) -> float:
-        """Return when learning ends. Where nobody waits for that, it is never too late to begin.
-
-        At the lowest priority, beside an acquisition, getting ready may take several times as long
-        as on an idle machine: all of it would be lost.
-        """
         total_s = 60.0 * self._settings.minutes
-        deadline = self._began + total_s - reserve_s
+        planned = self._began + total_s - reserve_s
         if self._settings.nobody_asks:
-            # The looks before the first step and after the last are on the clock, too.
-            least_s = _LEAST_LEARNING_SHARE * total_s + 2.0 * reserve_s
-            return max(deadline, time.monotonic() + least_s)
-        return deadline
+            return late_deadline(planned, total_s, reserve_s, time.monotonic())
+        return planned
 
     def _give_way(self) -> float:
         """Wait where the training is to wait; its own time stands still meanwhile."""
@@ -538,3 +531,22 @@ class _Retraining:
 
     def _done(self) -> float:
         return min(self._minutes() / self._settings.minutes, 1.0)
+
+
+def late_deadline(planned: float, total_s: float, reserve_s: float, now: float) -> float:
+    """Return when learning ends where nobody waits for that: it is never too late to begin.
+
+    At the lowest priority, beside an acquisition, getting ready may take several times as long as
+    on an idle machine: all of it would be lost.
+
+    Parameters
+    ----------
+    planned : float
+        When it would end otherwise, by the clock that `now` is of, s.
+    total_s : float
+        What the whole of it was given.
+    reserve_s : float
+        What one look at the held-out stacks takes.
+    """
+    # The looks before the first step and after the last are on the clock, too.
+    return max(planned, now + _LEAST_LEARNING_SHARE * total_s + 2.0 * reserve_s)
