@@ -225,6 +225,13 @@ def packaged_data(name: str) -> Path:
 def read_flat_field(path: Path, dark_offset: float) -> NDArray[np.float32]:
     """Return the image of an empty field, (Y, X) float32, less `dark_offset`; above 0.
 
+    Parameters
+    ----------
+    path : Path
+        A TIFF with one greyscale image; ``~`` is the home folder.
+    dark_offset : float
+        Counts of a pixel that saw no light.
+
     Raises
     ------
     InputError
@@ -291,11 +298,25 @@ def load_config(path: Path | str | None = None, **changes: Any) -> Config:
         Values by key; nested keys are written with two underscores
         (`web__port=0`). None means "as in the file".
 
+    Returns
+    -------
+    Config
+
     Raises
     ------
     InputError
-        If the file cannot be read, or has a key or value that is not allowed;
-        the message names the key and the nearest one that exists.
+        If the file cannot be read, or it or `changes` has a key or value that is not
+        allowed; the message names the key and the nearest one that exists.
+
+    Examples
+    --------
+    >>> from deepfocus_live.config import load_config
+    >>> load_config(web__port=0).web.port
+    0
+    >>> load_config(web__prt=0)
+    Traceback (most recent call last):
+        ...
+    deepfocus_live.errors.InputError: configuration: unknown key `web.prt`. Did you mean `port`?
     """
     tree = {} if path is None else _read_yaml(Path(path))
     for dotted, value in changes.items():

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 UnitSource = Literal["stage", "file", "user", "assumed"]
+"""Who stated a length; see `Calibration`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class FrameIndex(Mapping[str, int]):
     """The whole useq index of a frame, hashable: axis name to position along it.
 
     Two tiles of a grid differ only in `g`, so no axis may be dropped.
+
+    Examples
+    --------
+    >>> from deepfocus_live.frames import FrameIndex
+    >>> index = FrameIndex({"t": 0, "p": 1, "z": 4})
+    >>> index
+    FrameIndex(t=0, p=1, z=4)
+    >>> index["z"]
+    4
+    >>> index == FrameIndex({"z": 4, "p": 1, "t": 0})
+    True
     """
 
     def __init__(self, axes: Mapping[str, int]) -> None:
@@ -76,7 +88,10 @@ class FrameIndex(Mapping[str, int]):
 
 
 class StackKey(NamedTuple):
-    """One focal stack: all z of one image (position × tile), time point and channel."""
+    """One focal stack: all z of one image (position × tile), time point and channel.
+
+    Numbers count from 0; `image` is that of `RunSpec.images`, `c` the channel as stored.
+    """
 
     run_id: str
     image: int
@@ -89,7 +104,7 @@ class StackKey(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where a frame lies in its run: the image's number and its t, c, z there."""
+    """Where a frame lies in its run: the image's number and its t, c, z there, from 0."""
 
     image: int
     t: int
@@ -112,6 +127,7 @@ class ChannelSpec(_Shared):
 
     name: str
     camera: str | None = None
+    """Its name; None: not known."""
     exposure_ms: float | None = None
     profile: str | None = None
     """What it is looked at with; the daemon's choice, made when the run begins."""
@@ -129,7 +145,9 @@ class ImageSpec(_Shared):
     """One image of a run: a stage position × grid tile, with its own z count."""
 
     position: int = 0
+    """Along the axis `p`."""
     tile: int = 0
+    """Along the axis `g`."""
     name: str
     well: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]+/[A-Za-z0-9]+$")
     """Row and column of the plate, as "B/3"; None: the image lies in no well."""
@@ -138,6 +156,7 @@ class ImageSpec(_Shared):
     size_t: int = Field(default=1, ge=1)
     size_z: int = Field(default=1, ge=1)
     x_um: float | None = None
+    """Of the stage, as planned, as `y_um`; None: not known."""
     y_um: float | None = None
 
 
@@ -148,6 +167,7 @@ class RunSpec(_Shared):
     """
 
     run_id: str
+    """Of this run alone, on any computer."""
     name: str
     height_px: int = Field(ge=1)
     width_px: int = Field(ge=1)
@@ -157,23 +177,31 @@ class RunSpec(_Shared):
     bits_per_sample: int | None = Field(default=None, ge=1, le=16)
     """Of the camera's counts; None: not known."""
     images: tuple[ImageSpec, ...] = Field(min_length=1)
+    """In the order of their numbers."""
     plate: PlateSpec | None = None
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
+    """As stored: of several cameras each sees every channel of the sequence."""
     cameras: tuple[str, ...] = ()
+    """Their names, in the order of the axis `cam`; empty: not known."""
     pixel_size_um: Calibration | None = None
+    """A camera pixel as seen at the specimen; None: not known."""
     pixel_size_preset: str | None = None
     """Name of Micro-Manager's pixel-size preset; None: none fits, or it is not known."""
     z_step_um: Calibration | None = None
     time_step_s: float | None = Field(default=None, gt=0)
     """From one time point to the next, as planned; None: not known, or as fast as possible."""
     output: str | None = None
+    """Folder that its program chose; None: the daemon's own."""
     profile: str | None = None
     """Asked for by who takes the run; None: each channel has what the configuration gives it."""
     frames_expected: int | None = None
+    """By its plan; None: not known."""
     continues: str | None = None
     """The run that this one goes on with, where the camera's image changed in its middle."""
     sequence: dict[str, Any] | None = None
+    """The useq sequence as plain values; None: not known."""
     software: dict[str, str] = {}
+    """Versions of what took it, by name."""
 
     @property
     def frame_bytes(self) -> int:
@@ -204,12 +232,14 @@ class FrameHeader(_Shared):
     run_id: str
     sequence_number: int = Field(ge=0)
     index: dict[str, int]
+    """The whole useq index, see `FrameIndex`."""
     height_px: int
     width_px: int
     dtype: Literal["uint8", "uint16"]
     samples_per_pixel: Literal[1, 3] = 1
     """3: the pixels are (3, Y, X), red, green and blue."""
     z_um: float | None = None
+    """Of the stage, measured or else as asked for, as `x_um` and `y_um`; None: not known."""
     x_um: float | None = None
     y_um: float | None = None
     exposure_ms: float | None = None

@@ -1,6 +1,6 @@
-"""Run what CI runs: style, types, layers, tests.
+"""Run what CI runs: style, types, layers, doctests, docs, tests.
 
-python scripts/check.py [--no-tests]
+python scripts/check.py [--no-tests] [--coverage]
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ CHECKS = {
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
     "layers": ["lint-imports"],
+    "doctests": ["pytest", "-q", "--doctest-modules", "deepfocus_live"],
+    "docs": ["sphinx-build", "-q", "-W", "--keep-going", "docs", "site"],
     "tests": ["pytest", "-q", "-n", "2", "--dist", "worksteal"],
 }
 
@@ -22,6 +24,9 @@ CHECKS = {
 def main() -> None:
     """Run every check, also after one has failed; exit with 1 if any has."""
     tools = Path(sys.executable).parent
+    if "--coverage" in sys.argv:
+        # Half as slow again; of the processes that tests start, what those run counts, too.
+        CHECKS["tests"] += ["--cov", "--cov-report=term:skip-covered"]
     failed = []
     for name, command in CHECKS.items():
         if name == "tests" and "--no-tests" in sys.argv:

@@ -35,6 +35,8 @@ def configuration() -> str:
         'config="FILE")`. What it leaves out has the default. `configs/default.yaml` has every '
         "key with its default; a key that does not exist is an error that names the nearest one.",
         "",
+        "## Folders and interpreter",
+        "",
     ]
     section = ""
     for key, described in _keys(schema, schema):

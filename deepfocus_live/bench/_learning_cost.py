@@ -108,11 +108,18 @@ class Cost:
 
 def measure_cost(effort: CostEffort) -> Cost:
     """Measure it all; about ten minutes."""
-    with tempfile.TemporaryDirectory(prefix="deepfocus-bench-", dir=Path.cwd()) as folder:
+    with _scratch() as folder:
         without, beside = _turns(effort, Path(folder))
-    with tempfile.TemporaryDirectory(prefix="deepfocus-bench-", dir=Path.cwd()) as folder:
+    with _scratch() as folder:
         peak = _peak_mb(effort, Path(folder))
     return Cost(effort, tuple(without), tuple(beside), peak)
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder here; what cannot be removed of it must not hide what went wrong in it."""
+    return tempfile.TemporaryDirectory(
+        prefix="deepfocus-bench-", dir=Path.cwd(), ignore_cleanup_errors=True
+    )
 
 
 def cost_rows(found: Cost) -> list[Row]:

@@ -20,6 +20,13 @@ class BoundaryMatch:
     """How many boundary pixels have one of the other mask's within the tolerance.
 
     Matches add up, like overlaps.
+
+    Attributes
+    ----------
+    called, wanted : int
+        Boundary pixels of either mask that are judged.
+    called_near, wanted_near : int
+        Those of them that have one of the other mask's near.
     """
 
     called_near: int = 0
@@ -37,7 +44,7 @@ class BoundaryMatch:
 
     @property
     def f1(self) -> float:
-        """Boundary F1, 0..1: 0 where one mask has no boundary, NaN where neither has."""
+        """Boundary F1, 0..1; 0 where one mask has no boundary, NaN where neither has."""
         if not self.called or not self.wanted:
             return 0.0 if self.called or self.wanted else math.nan
         precision, recall = self.called_near / self.called, self.wanted_near / self.wanted
@@ -45,12 +52,12 @@ class BoundaryMatch:
 
     @property
     def precision(self) -> float:
-        """Share of the called boundary near the wanted one; NaN where there is none."""
+        """Share of the called boundary near the wanted one, 0..1; NaN where none is called."""
         return ratio(self.called_near, self.called)
 
     @property
     def recall(self) -> float:
-        """Share of the wanted boundary near the called one; NaN where there is none."""
+        """Share of the wanted boundary near the called one, 0..1; NaN where none is wanted."""
         return ratio(self.wanted_near, self.wanted)
 
 
@@ -65,13 +72,14 @@ def match_boundaries(
 
     A mask's boundary is those of its pixels that have a pixel above, below, left or right that
     is not in the mask; the edge of the slice is no boundary. A boundary pixel is matched when
-    the other mask has one within the tolerance. The F1 of the shares matched is that of [1]_,
-    as used on whole outlines in [2]_; here the matches of several slices can be pooled, and
-    where neither mask has a boundary there is nothing to score (there: 1).
+    the other mask has one within the tolerance. The F1 of the shares matched is that of
+    [Csurka2013]_, as used on whole outlines in [Perazzi2016]_; here the matches of several slices
+    can be pooled, and where neither mask has a boundary there is nothing to score (there: 1).
 
     Parameters
     ----------
     called, wanted : (Y, X) bool
+        What a mask calls in focus, and what is.
     known : (Y, X) bool or None
         Where both say anything; None is everywhere. The true boundary may lie anywhere in the
         rest, so boundary pixels within the tolerance of it are not judged.
@@ -84,10 +92,10 @@ def match_boundaries(
 
     References
     ----------
-    .. [1] Csurka et al. (2013), "What is a good evaluation measure for semantic segmentation?",
-       BMVC, doi:10.5244/C.27.32.
-    .. [2] Perazzi et al. (2016), "A benchmark dataset and evaluation methodology for video
-       object segmentation", CVPR, doi:10.1109/CVPR.2016.85.
+    .. [Csurka2013] Csurka et al. (2013), "What is a good evaluation measure for semantic
+       segmentation?", BMVC, doi:10.5244/C.27.32.
+    .. [Perazzi2016] Perazzi et al. (2016), "A benchmark dataset and evaluation methodology for
+       video object segmentation", CVPR, doi:10.1109/CVPR.2016.85.
     """
     outlines = [np.argwhere(_boundary(mask)) for mask in (called, wanted)]
     judged = outlines

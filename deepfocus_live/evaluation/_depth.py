@@ -91,6 +91,7 @@ class FocusDepth:
     Parameters
     ----------
     shape_yx : (int, int)
+        Of a slice.
     """
 
     def __init__(self, shape_yx: tuple[int, int]) -> None:

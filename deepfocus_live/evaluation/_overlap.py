@@ -34,6 +34,15 @@ class Overlap:
         Neither.
     undecided : int
         Pixels that count nowhere: the truth, or the mask itself, does not say.
+
+    Examples
+    --------
+    Two slices pooled; in the second nothing is in focus, nor called so:
+
+    >>> from deepfocus_live.evaluation import Overlap
+    >>> both = Overlap(hits=60, misses=20, rejections=20) + Overlap(rejections=100)
+    >>> both.iou, both.recall, both.truth_share
+    (0.75, 0.75, 0.4)
     """
 
     hits: int = 0
@@ -68,12 +77,12 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Intersection over union, 0..1: 1 where both are empty, NaN where nothing is decided."""
+        """Intersection over union, 0..1; 1 where both are empty, NaN where nothing is decided."""
         return self._agreement(self.hits + self.false_alarms + self.misses, self.hits)
 
     @property
     def f1(self) -> float:
-        """F1 (Dice), 0..1: 1 where both are empty, NaN where nothing is decided."""
+        """F1 (Dice), 0..1; 1 where both are empty, NaN where nothing is decided."""
         return self._agreement(2 * self.hits + self.false_alarms + self.misses, 2 * self.hits)
 
     def _agreement(self, whole: int, part: int) -> float:
@@ -88,33 +97,30 @@ class Overlap:
 
     @property
     def wrong_share(self) -> float:
-        """Share of the decided pixels that the two disagree about, 0..1."""
+        """Share of the decided pixels that the two disagree about, 0..1; NaN where none is."""
         return ratio(self.false_alarms + self.misses, self.decided)
 
     @property
     def called_share(self) -> float:
-        """Share of the decided pixels that is called in focus, 0..1."""
+        """Share of the decided pixels that is called in focus, 0..1; NaN where none is."""
         return ratio(self.hits + self.false_alarms, self.decided)
 
     @property
     def truth_share(self) -> float:
-        """Share of the decided pixels that is in focus, 0..1."""
+        """Share of the decided pixels that is in focus, 0..1; NaN where none is."""
         return ratio(self.hits + self.misses, self.decided)
 
     @property
     def decided_share(self) -> float:
-        """Share of all pixels that count, 0..1."""
+        """Share of all pixels that count, 0..1; NaN where there are no pixels."""
         return ratio(self.decided, self.decided + self.undecided)
 
     @property
     def kappa(self) -> float:
-        """Cohen's kappa [1]_: agreement beyond what chance would give, at most 1.
+        """Agreement beyond what chance would give, at most 1; Cohen's kappa.
 
-        NaN where chance alone gives full agreement: both empty, or both everything.
-
-        References
-        ----------
-        .. [1] Cohen (1960), doi:10.1177/001316446002000104.
+        NaN where chance alone gives full agreement (both empty, or both everything) and where
+        nothing is decided. Cohen (1960), doi:10.1177/001316446002000104.
         """
         called, wanted = self.called_share, self.truth_share
         by_chance = called * wanted + (1 - called) * (1 - wanted)
@@ -126,12 +132,23 @@ def count_overlap(
     wanted: NDArray[np.bool_],
     known: NDArray[np.bool_] | None = None,
 ) -> Overlap:
-    """Count the pixels of two masks of one shape, where `known` (None: everywhere).
+    """Count the pixels that two masks agree and disagree about.
+
+    Parameters
+    ----------
+    called, wanted : bool, one shape
+        What a mask calls in focus, and what is.
+    known : bool of that shape, or None
+        Where both say anything; None is everywhere. The rest is counted as undecided.
+
+    Returns
+    -------
+    Overlap
 
     Raises
     ------
     ValueError
-        If their shapes differ.
+        If the shapes differ.
     """
     for mask in (wanted, known):
         if mask is not None and mask.shape != called.shape:
@@ -174,5 +191,16 @@ def iou(
     ------
     ValueError
         If the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepfocus_live.evaluation import iou
+    >>> called = np.array([[True, True, False, False]])
+    >>> wanted = np.array([[True, False, True, False]])
+    >>> round(iou(called, wanted), 3)
+    0.333
+    >>> iou(called, wanted, known=np.array([[True, True, False, False]]))
+    0.5
     """
     return count_overlap(called, wanted, known).iou

@@ -43,7 +43,17 @@ def _figures(overlap: Overlap, boundary: BoundaryMatch) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class SliceScore:
-    """One slice's masks against its truth."""
+    """One slice's mask against its truth.
+
+    Attributes
+    ----------
+    z : int
+        The slice's number, as it was added.
+    overlap : Overlap
+        Of its pixels.
+    boundary : BoundaryMatch
+        Of its outlines.
+    """
 
     z: int
     overlap: Overlap
@@ -51,7 +61,7 @@ class SliceScore:
 
     @property
     def figures(self) -> dict[str, float]:
-        """`FIGURES`, each a ratio; NaN where it is not defined."""
+        """Ratios by the names in `FIGURES`, in that order; NaN where one is not defined."""
         return _figures(self.overlap, self.boundary)
 
 
@@ -64,7 +74,7 @@ class Comparison:
     slices : tuple of SliceScore
         In the order in which they were added; those that were not judged are not among them.
     depth : DepthErrors
-        In slices.
+        How far off in z what is in focus is found, in slices.
     """
 
     slices: tuple[SliceScore, ...] = ()
@@ -77,7 +87,7 @@ class Comparison:
 
     @property
     def figures(self) -> dict[str, float]:
-        """`FIGURES` of all slices pooled: pixels are counted, slices are not averaged."""
+        """As of a slice, for all slices pooled; pixels are counted, slices are not averaged."""
         boundary = sum((score.boundary for score in self.slices), BoundaryMatch())
         return _figures(self.overlap, boundary)
 
@@ -112,7 +122,21 @@ class Scorer:
     shape_yx : (int, int)
         Of a slice.
     tolerance_px : float
-        How far apart boundaries may lie and still match.
+        How far apart boundaries may lie and still match, >= 0; see `match_boundaries`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepfocus_live.evaluation import Scorer
+    >>> truth = np.array([[1, 1, 0, 0], [1, 1, 0, 2]], np.uint8)  # 2: undecided
+    >>> mask = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], np.uint8)
+    >>> scorer = Scorer((2, 4))
+    >>> scorer.add(0, mask, truth).figures["iou"]
+    0.8
+    >>> _ = scorer.add(1, np.zeros_like(mask), np.zeros_like(mask))
+    >>> comparison = scorer.finish()
+    >>> round(comparison.figures["truth_share"], 3), comparison.overlap.undecided
+    (0.267, 1)
     """
 
     def __init__(self, shape_yx: Sequence[int], *, tolerance_px: float = 4.0) -> None:

@@ -49,9 +49,13 @@ class SimulatedSlice:
     specimen, modality, noise_level : str
         As in `deepfocus_live.simulation.VariedStack`.
     z : int
+        Which slice of the stack.
     counts : bool
-        Whether enough is in focus for an IoU to mean something.
+        Whether at least 0.5 % of its decided pixels are in focus, enough for an IoU to mean
+        something.
     mixed : bool
+        Whether at least 2 % of it is decided specimen in focus, and 2 % decided specimen out of
+        focus.
     iou, strict_iou : float
         0..1, over decided and over all pixels.
     false_share : float
@@ -80,7 +84,7 @@ class SimulatedScore:
     called : (bins,) int64
         Pixels of specimen called in focus, by defocus; the bins are those of `DEFOCUS_EDGES`.
     seen : (bins,) int64
-        Pixels of specimen, those left out where something above or below is in focus.
+        Pixels of specimen by defocus, those left out where something above or below is in focus.
     """
 
     slices: list[SimulatedSlice]
@@ -138,7 +142,7 @@ def score_on_simulation(
 def mean_with_interval(
     values: ArrayLike, groups: ArrayLike, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Return a mean and its 95 % interval by bootstrap over groups.
+    """Return a mean and its 95 % interval by bootstrap over groups [EfronTibshirani1993]_.
 
     Parameters
     ----------
@@ -146,16 +150,18 @@ def mean_with_interval(
     groups : (N,) array_like
         Values of one group are drawn together: slices of a stack resemble each other.
     draws : int
+        How often groups are drawn anew.
     seed : int
+        The same seed gives the same interval.
 
     Returns
     -------
     mean, low, high : float
-        NaN without values.
+        In the unit of `values`; NaN without values.
 
     References
     ----------
-    .. [1] Efron, B. and Tibshirani, R. J. "An Introduction to the Bootstrap", 1993.
+    .. [EfronTibshirani1993] Efron and Tibshirani (1993), An Introduction to the Bootstrap.
     """
     values, groups = np.asarray(values, np.float64), np.asarray(groups)
     if not len(values):

@@ -94,6 +94,14 @@ class Export:
         ----------
         advance : callable
             Called with a word on what is done, once for each of `steps`.
+
+        Raises
+        ------
+        InputError
+            If a slice cannot be scored, or read from its file, or no folder for the files can be
+            made.
+        OSError
+            If the disk refuses a file.
         """
         self._advance = advance
         try:

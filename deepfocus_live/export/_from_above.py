@@ -31,10 +31,17 @@ class FromAbove:
 
     Parameters
     ----------
+    image : SourceImage
+        Whose slices, conditions and preset.
     keep_depth : bool
         Whether `depth` of a stack will follow `image` of it.
     step : callable
-        Called once for each slice that is looked at.
+        Called for each slice, once when it is scored and once when it is blended in.
+
+    Attributes
+    ----------
+    depth_unit : str
+        What depths are in, and counted from, in words: µm, or slices where no z is known.
     """
 
     def __init__(self, image: SourceImage, *, keep_depth: bool, step: Callable[[], None]) -> None:
@@ -52,7 +59,13 @@ class FromAbove:
         return (float(min(every)), float(max(every))) if every else (0.0, 1.0)
 
     def image(self, t: int, c: int) -> NDArray[Any]:
-        """Return the all-in-focus image of one stack, (Y, X) of its dtype; 0 if it has no slice."""
+        """Return the all-in-focus image of one stack, (Y, X) of its dtype; 0 if it has no slice.
+
+        Raises
+        ------
+        InputError
+            If a slice cannot be scored, or read from its file.
+        """
         labels = self._label(t, c)
         if self._keep_depth:
             self._depths[t, c] = self._depth(labels, t, c)
@@ -74,7 +87,13 @@ class FromAbove:
         return projector.image()
 
     def depth(self, t: int, c: int) -> NDArray[np.float32]:
-        """Return z of the best focus, (Y, X) float32 in `depth_unit`; NaN where none is."""
+        """Return z of the best focus, (Y, X) float32 in `depth_unit`; NaN where none is.
+
+        Raises
+        ------
+        InputError
+            If a slice cannot be scored, or read from its file.
+        """
         kept = self._depths.pop((t, c), None)
         blocks, block_px = kept or self._depth(self._label(t, c), t, c)
         return enlarge_blocks(blocks, block_px, self._shape_yx)

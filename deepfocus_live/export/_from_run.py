@@ -40,7 +40,18 @@ class _Written:
 
 
 def source_of_run(path: Path) -> Source:
-    """Return a run as it is now; what comes later is not part of it."""
+    """Return a run as it is now; what comes later is not part of it.
+
+    Parameters
+    ----------
+    path : Path
+        Run directory.
+
+    Raises
+    ------
+    InputError
+        As `open_run` does.
+    """
     run = open_run(path)
     journal = run.journal
     written, specs = _read(journal, list(run.spec.images), len(run.images))

@@ -17,7 +17,9 @@ from deepfocus_live.frames import Calibration
 __all__ = ["EVERYTHING", "KINDS", "Product", "products_of"]
 
 KINDS = ("images", "masks", "weak_label", "all-in-focus", "depth", "in-focus-volume")
+"""What can be exported, by the names that the command line takes."""
 EVERYTHING = "everything"
+"""All of `KINDS` that there are."""
 _OF_PIXELS = ("images", "all-in-focus", "depth", "in-focus-volume")
 
 Range = tuple[float, float]

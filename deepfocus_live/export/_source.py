@@ -17,7 +17,7 @@ __all__ = ["Place", "PlaneFacts", "Source", "SourceImage", "SourceLabel"]
 
 
 class Place(NamedTuple):
-    """Which slice of an image."""
+    """Which slice of an image; time point, channel and slice, each from 0."""
 
     t: int
     c: int
@@ -64,10 +64,22 @@ class SourceImage:
         plate ``B12f0``; "" if it is the only one.
     shape : (int, int, int, int, int)
         (t, c, z, y, x).
+    dtype : dtype
+        Of every slice.
+    channels : tuple of str or None
+        Their names, None where one has none.
     read : callable
         Place to (Y, X) of `dtype`; only for what is in `there`.
     there : frozenset of Place
         Slices that exist.
+    pixel_size_um, z_step_um : Calibration or None
+        None where they are not known.
+    planes : mapping of Place
+        What is known of single slices.
+    labels : mapping of str to SourceLabel
+        By name.
+    conditions, preset
+        How it was imaged, and what it is labelled with where that is to be computed.
     """
 
     name: str

@@ -11,6 +11,7 @@ from deepfocus_live.export._products import Product
 __all__ = ["FORMATS", "SUFFIXES", "format_of", "names_a_file", "write_file"]
 
 FORMATS = ("ome-tiff", "imagej", "ome-zarr-0.4")
+"""Forms of files, by the names that the command line takes."""
 SUFFIXES = dict(zip(FORMATS, (".ome.tif", ".tif", ".ome.zarr"), strict=True))
 _ACCEPTED = dict(zip(FORMATS, ((".tif", ".tiff"), (".tif", ".tiff"), (".zarr",)), strict=True))
 

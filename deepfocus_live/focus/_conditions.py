@@ -24,21 +24,30 @@ class Conditions:
     Attributes
     ----------
     pixel_size_um : float, optional
-        Of the camera's pixels, as seen at the specimen.
+        A camera pixel as seen at the specimen, binning included, > 0.
     z_step_um : float, optional
         Between slices; the sign does not matter.
     numerical_aperture : float, optional
-        Of the objective.
+        Of the objective, > 0 and below `immersion_index`.
     immersion_index : float
+        Refractive index between objective and specimen: air 1.0, water 1.33, oil 1.515.
     wavelength_um : float
-        In vacuum.
+        In vacuum; white light counts as 0.55.
     window_um : float, optional
-        Side of the windows of the `consensus` preset. By default 8 resolution elements
-        of the objective where optics and pixel size are known, at least 16 px.
+        Side of the windows of the `consensus` preset, > 0; used where the pixel size is
+        known, to the nearest 8 px, 8 to 128 px. By default 8 resolution elements of the
+        objective, 16 to 128 px, and 16 px where optics or pixel size are not known.
     dark_offset : float, optional
-        Counts of a pixel that saw no light; estimated from the stack where None.
+        Counts of a pixel that saw no light, >= 0; estimated from the stack where None.
     flat_field : (Y, X) array, optional
-        An image of an empty field, its dark offset taken off. Any scale, above 0.
+        An image of an empty field, its dark offset taken off, of the slices' size. Any
+        scale, above 0.
+
+    Raises
+    ------
+    ValueError
+        If pixel size, window, dark offset or flat field is not within these limits, or no
+        objective has such an aperture, index and wavelength.
     """
 
     pixel_size_um: float | None = None
@@ -73,7 +82,7 @@ class Conditions:
 
     @property
     def grain_px(self) -> int:
-        """Side in pixels of the finest detail that is looked for; see `_evidence`."""
+        """Side in pixels of the finest detail that is looked for, an eighth of a window."""
         window_grains = GRAINS_PER_BLOCK * _BLOCKS_PER_WINDOW
         if self.pixel_size_um is None:
             return _USUAL_GRAIN_PX
@@ -99,7 +108,7 @@ class Conditions:
 
     @property
     def depth_of_field_um(self) -> float | None:
-        """Of the objective and camera; None where aperture or pixel size is not known."""
+        """Total depth of field in µm; None where aperture or pixel size is not known."""
         if self.numerical_aperture is None or self.pixel_size_um is None:
             return None
         return depth_of_field_um(

@@ -52,7 +52,20 @@ class DepthMap:
     second_depth_um: NDArray[np.float32]
 
     def enlarge(self, block_px: int, shape_yx: tuple[int, int]) -> NDArray[np.float32]:
-        """Return `depth_um` at full resolution, (Y, X) float32; see `enlarge_blocks`."""
+        """Return `depth_um` at full resolution, (Y, X) float32.
+
+        Parameters
+        ----------
+        block_px : int
+            Side of the blocks in pixels, as of the labels that the depth is made of.
+        shape_yx : (int, int)
+            Of a slice, in pixels.
+
+        Raises
+        ------
+        ValueError
+            If a slice of that shape does not have so many blocks.
+        """
         return enlarge_blocks(self.depth_um, block_px, shape_yx)
 
 
@@ -68,7 +81,9 @@ def depth_map(
     focus, moved to the vertex of the parabola through the reciprocal scores of that
     slice and its two neighbours in z: at most half the way to either. Where it is
     the first or the last slice in z, or a neighbour that is not in focus scores
-    higher, it is that slice's z.
+    higher, it is that slice's z. Shape from focus is usually refined by a Gaussian
+    through the three scores [NayarNakagawa1994]_; the reciprocal is nearer to how blur
+    grows with the distance from focus.
 
     Parameters
     ----------
@@ -95,6 +110,11 @@ def depth_map(
     ValueError
         If the shapes do not belong together, there is no slice, a score or a z is
         NaN or infinite, or two slices have the same z.
+
+    References
+    ----------
+    .. [NayarNakagawa1994] Nayar and Nakagawa (1994), Shape from focus, IEEE Transactions
+       on Pattern Analysis and Machine Intelligence 16, 824-831.
     """
     scores = np.ascontiguousarray(scores, np.float32)
     z_um = np.ascontiguousarray(z_um, np.float64)

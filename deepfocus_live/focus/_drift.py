@@ -23,6 +23,9 @@ _LEAST_CORRELATION = 0.5  # below it two slices have too little in common to be 
 def measure_drift(mean: NDArray[np.float32], block_px: int) -> NDArray[np.float64]:
     """Return where the specimen lies in each slice, beside the first one.
 
+    By the peak of the cross-correlation of neighbouring slices, finer than a block
+    [GuizarSicairos2008]_.
+
     Parameters
     ----------
     mean : (Z, By, Bx) float32
@@ -38,8 +41,8 @@ def measure_drift(mean: NDArray[np.float32], block_px: int) -> NDArray[np.float6
 
     References
     ----------
-    .. [1] Guizar-Sicairos et al. (2008), doi:10.1364/OL.33.000156; ours is at block
-       resolution with a parabola through the peak.
+    .. [GuizarSicairos2008] Guizar-Sicairos et al. (2008), doi:10.1364/OL.33.000156; ours is
+       at block resolution with a parabola through the peak.
     """
     shifts = np.zeros((len(mean), 2))
     if min(mean.shape[1:]) < 2 * _FARTHEST_BLOCKS:

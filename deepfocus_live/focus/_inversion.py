@@ -1,14 +1,14 @@
 """Contrast that inverts through focus: bright becomes dark, and between them is focus.
 
 A transparent thing seen in brightfield shifts the light's phase and hardly takes any
-away. It shows dark on one side of focus and bright on the other, and nearly vanishes
+away [Agero2004]_. It shows dark on one side of focus and bright on the other, and nearly vanishes
 in between: every contrast measure has a minimum at focus, with a maximum on either
 side. What tells them from two layers is the sign: high-passed slices either side of
 such a dip are each other's negative.
 
 References
 ----------
-.. [1] Agero et al. (2004), doi:10.1002/jemt.20117: phase objects in brightfield.
+.. [Agero2004] Agero et al. (2004), doi:10.1002/jemt.20117: phase objects in brightfield.
 """
 
 from __future__ import annotations

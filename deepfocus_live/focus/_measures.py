@@ -22,20 +22,25 @@ differenced in float32, summed in float64; std, variance and laplacian are 0 bel
 All scores but entropy grow with gain, squared where the unit is: compare slices of
 one stack, not two stacks.
 
+*Sources.* Most are among the 36 that [Pertuz2013]_ compares; the tags in capitals (GLVA,
+LAPV, …) are from there. std and variance: [Groen1985]_; laplacian: [PechPacheco2000]_;
+tenengrad: [Tenenbaum1970]_, [Krotkov1988]_; smd: [Jarvis1976]_; brenner: [Brenner1976]_;
+vollath: [Vollath1987]_; entropy: [Firestone1991]_; laplacian_of_gaussian:
+[MarrHildreth1980]_.
+
 References
 ----------
-.. [1] Pertuz, Puig and Garcia (2013), doi:10.1016/j.patcog.2012.11.011, compares 36
-   measures; the tags in capitals (GLVA, LAPV, …) are theirs.
-.. [2] Groen, Young and Ligthart (1985), doi:10.1002/cyto.990060202.
-.. [3] Tenenbaum (1970), Accommodation in computer vision, Stanford. Krotkov (1988),
-   doi:10.1007/BF00127822.
-.. [4] Pech-Pacheco et al. (2000), doi:10.1109/ICPR.2000.903548.
-.. [5] Jarvis (1976), Focus optimisation criteria for computer image processing,
+.. [Pertuz2013] Pertuz, Puig and Garcia (2013), doi:10.1016/j.patcog.2012.11.011.
+.. [Groen1985] Groen, Young and Ligthart (1985), doi:10.1002/cyto.990060202.
+.. [Tenenbaum1970] Tenenbaum (1970), Accommodation in computer vision, Stanford.
+.. [Krotkov1988] Krotkov (1988), doi:10.1007/BF00127822.
+.. [PechPacheco2000] Pech-Pacheco et al. (2000), doi:10.1109/ICPR.2000.903548.
+.. [Jarvis1976] Jarvis (1976), Focus optimisation criteria for computer image processing,
    Microscope 24, 163-180.
-.. [6] Brenner et al. (1976), doi:10.1177/24.1.1254907.
-.. [7] Vollath (1987), doi:10.1111/j.1365-2818.1987.tb02839.x.
-.. [8] Firestone et al. (1991), doi:10.1002/cyto.990120302.
-.. [9] Marr and Hildreth (1980), doi:10.1098/rspb.1980.0020.
+.. [Brenner1976] Brenner et al. (1976), doi:10.1177/24.1.1254907.
+.. [Vollath1987] Vollath (1987), doi:10.1111/j.1365-2818.1987.tb02839.x.
+.. [Firestone1991] Firestone et al. (1991), doi:10.1002/cyto.990120302.
+.. [MarrHildreth1980] Marr and Hildreth (1980), doi:10.1098/rspb.1980.0020.
 """
 
 from __future__ import annotations
@@ -304,6 +309,7 @@ _TABLE = (
 )
 
 MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _TABLE})
+"""Focus measures, by name."""
 
 
 def measure_named(name: str) -> Measure:

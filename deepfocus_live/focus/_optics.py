@@ -17,10 +17,10 @@ def depth_of_field_um(
     wavelength_um: float = 0.55,
     pixel_size_um: float,
 ) -> float:
-    """Total depth of field of a widefield objective: λ·n / NA² + n·pixel / NA.
+    """Total depth of field of a widefield objective, λ·n / NA² + n·pixel / NA.
 
     The first term is the wave's (a quarter wave out of focus on either side), the
-    second the camera's: blur finer than a pixel is not seen.
+    second the camera's, as blur finer than a pixel is not seen [InoueSpring1997]_.
 
     Parameters
     ----------
@@ -50,9 +50,20 @@ def depth_of_field_um(
 
     References
     ----------
-    .. [1] Inoué & Spring (1997), Video Microscopy, 2nd ed.; as
+    .. [InoueSpring1997] Inoué & Spring (1997), Video Microscopy, 2nd ed.; as
        https://www.microscopyu.com/microscopy-basics/depth-of-field-and-depth-of-focus
        with e, the smallest distance that the detector resolves, one pixel.
+
+    Examples
+    --------
+    A 10× objective in air, and a 60× in oil:
+
+    >>> from deepfocus_live.focus import depth_of_field_um
+    >>> round(depth_of_field_um(numerical_aperture=0.3, pixel_size_um=0.65), 2)
+    8.28
+    >>> oil = depth_of_field_um(numerical_aperture=1.3, immersion_index=1.515, pixel_size_um=0.1)
+    >>> round(oil, 2)
+    0.61
     """
     na = _above_zero("numerical_aperture", numerical_aperture)
     n = _above_zero("immersion_index", immersion_index)
@@ -67,7 +78,7 @@ def depth_of_field_um(
 
 
 def resolution_um(numerical_aperture: float, wavelength_um: float = 0.55) -> float:
-    """Lateral resolution after Rayleigh: 0.61 λ / NA.
+    """Lateral resolution after Rayleigh, 0.61 λ / NA [Rayleigh1896]_.
 
     Parameters
     ----------
@@ -89,7 +100,13 @@ def resolution_um(numerical_aperture: float, wavelength_um: float = 0.55) -> flo
 
     References
     ----------
-    .. [1] Lord Rayleigh (1896), doi:10.1080/14786449608620902.
+    .. [Rayleigh1896] Lord Rayleigh (1896), doi:10.1080/14786449608620902.
+
+    Examples
+    --------
+    >>> from deepfocus_live.focus import resolution_um
+    >>> round(resolution_um(0.3), 2)
+    1.12
     """
     return 0.61 * _wavelength(wavelength_um) / _above_zero("numerical_aperture", numerical_aperture)
 

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 DEFAULT_PRESET = "consensus"
+"""Name of the preset that is used where none is named."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,11 @@ class ScanPreset:
     Attributes
     ----------
     name, summary : str
+        As of every `Preset`.
     rule : scores (Z, By, Bx) -> Decision
+        What decides; see `axial_rule`.
     measure, windows_px, strides_px, overlap, combine
-        As in `focus_score_blocks`.
+        As in `focus_score_map`.
     """
 
     name: str
@@ -119,7 +122,13 @@ class ScanPreset:
         return _ScanLabeling(self)
 
     def measured_by(self, measure: str) -> ScanPreset:
-        """Return the preset with another measure; ValueError where there is none so called."""
+        """Return the preset with another measure.
+
+        Raises
+        ------
+        ValueError
+            If no measure is called so.
+        """
         return replace(self, measure=measure_named(measure).name)
 
 
@@ -153,12 +162,14 @@ class _ScanLabeling:
 
 @dataclass(frozen=True)
 class ConsensusPreset:
-    """Two measures vote and say where they do not know: `consensus_rule`.
+    """Two measures vote, and say where they do not know.
 
     Attributes
     ----------
     name, summary : str
+        As of every `Preset`.
     limits : Limits
+        What the rule asks for.
     """
 
     name: str
@@ -243,6 +254,7 @@ _TABLE: tuple[Preset, ...] = (
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _TABLE})
+"""Ways to label, by name."""
 
 
 def preset_named(name: str) -> Preset:

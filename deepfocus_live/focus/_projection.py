@@ -68,7 +68,8 @@ class StackProjector:
     Raises
     ------
     ValueError
-        If the shape, dtype, block or sharpness is not one of these.
+        If the shape, dtype, block or sharpness is not one of these, or the offset is NaN or
+        infinite.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class StackProjector:
         z_index : int
             Its place in the stack, from 0.
         z_slice : (Y, X), the stack's dtype
-            Not kept. Where a float slice is NaN the image will be, too.
+            Not kept.
         scores : (By, Bx) float32
             Its focus scores, one per block, higher is sharper; of all slices by
             the same scan. What is not above 0 counts as nothing in focus at all.
@@ -131,7 +132,7 @@ class StackProjector:
         ------
         ValueError
             If the index is negative, the slice or the scores have another shape or
-            dtype, a score is NaN or infinite, or the gain is not above 0.
+            dtype, a pixel or a score is NaN or infinite, or the gain is not above 0.
         """
         if z_index < 0:
             raise ValueError(f"slices are numbered from 0, not {z_index}")

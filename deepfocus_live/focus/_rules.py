@@ -42,8 +42,8 @@ def axial_rule(
 
     A place is in focus at z where its score is at least `rise` of the way from its
     own minimum to its own maximum over the stack, and that maximum is above
-    Otsu's threshold over all places' maxima. It always finds a winner: on noise
-    and on stacks that never come into focus too.
+    Otsu's threshold (1979, doi:10.1109/TSMC.1979.4310076) over all places' maxima. It
+    always finds a winner: on noise and on stacks that never come into focus too.
 
     Parameters
     ----------
@@ -74,8 +74,9 @@ def axial_rule(
 def stack_otsu_rule(scores: NDArray[np.float32]) -> Decision:
     """In focus where the score is above one Otsu threshold for the whole stack.
 
-    The paper's rule. It finds contrast rather than focus: a dark blurred object
-    is above the threshold in every slice.
+    The paper's rule (doi:10.1038/s41598-023-38490-2). It finds contrast rather than
+    focus: a dark blurred object is above the threshold (Otsu 1979,
+    doi:10.1109/TSMC.1979.4310076) in every slice.
 
     Parameters
     ----------

@@ -56,7 +56,8 @@ class FocusScores:
     Attributes
     ----------
     scores : (By, Bx) float32
-        Higher is sharper. One value per block of `block_px` × `block_px` pixels.
+        In the measure's unit, higher is sharper. One value per block of `block_px` ×
+        `block_px` pixels.
     block_px : int
         Side of a block; blocks at the right and bottom edge may be cut.
     shape_yx : (int, int)
@@ -113,11 +114,60 @@ def focus_score_map(
 ) -> NDArray[np.float32]:
     """Return the focus score of every pixel of a slice by sliding windows.
 
-    `focus_score_blocks` enlarged to full resolution; see there.
+    For each window size and stride, every window whose top left corner lies on the
+    stride grid is scored, those clipped by the right and bottom edge over the
+    pixels they have. Where windows overlap their scores are averaged or added, and
+    of several scans the best is taken. With strides of 8, 10, … 36 px and overlap "sum" it
+    is the scan of the published code [casus]_. Sums over windows come from summed-area
+    tables [Crow1984]_, ours over blocks, not pixels.
+
+    Parameters
+    ----------
+    z_slice : (Y, X) uint8, uint16 or float32
+        Raw camera counts. Any byte order and memory layout.
+    measure : str
+        A name in `MEASURES`.
+    windows_px : sequence of int
+        Sides of the square windows, 2 to 65536 pixels.
+    strides_px : sequence of int
+        Distances between neighbouring windows, at least 1 pixel.
+    overlap : {"mean", "sum"}
+        "mean" is in the measure's unit whatever the stride. "sum" is the published code: the
+        smallest stride wins nearly everywhere, and the top and left edges, covered
+        by fewer windows, come out dark.
+    combine : {"max"}
+        How the maps of all windows and strides become one.
 
     Returns
     -------
     (Y, X) float32
+        In the measure's unit, higher is sharper; 0 where no window lies (stride larger
+        than window). Deterministic; all but entropy grow with exposure and contrast,
+        so compare slices of one stack, not two stacks.
+
+    Raises
+    ------
+    ValueError
+        If the slice is not 2-D, is empty, of another dtype, or holds NaN, infinity or
+        float32 pixels whose score is beyond float32; or if an option is unknown or out
+        of range.
+
+    References
+    ----------
+    .. [casus] The repository casus/deepfocus on GitHub.
+    .. [Crow1984] Crow (1984), doi:10.1145/800031.808600.
+
+    Examples
+    --------
+    Fine stripes on the left, nothing on the right:
+
+    >>> import numpy as np
+    >>> from deepfocus_live.focus import focus_score_map
+    >>> z_slice = np.full((64, 64), 100, np.uint16)
+    >>> z_slice[:, 0:32:2] = 140
+    >>> scores = focus_score_map(z_slice, windows_px=(16,), strides_px=(16,))
+    >>> float(scores[8, 8]), float(scores[8, 56])
+    (20.0, 0.0)
     """
     return focus_score_blocks(
         z_slice,
@@ -140,47 +190,12 @@ def focus_score_blocks(
 ) -> FocusScores:
     """Score a slice by sliding windows, at the resolution of the scan's own grid.
 
-    For each window size and stride, every window whose top left corner lies on the
-    stride grid is scored, those clipped by the right and bottom edge over the
-    pixels they have. Where windows overlap their scores are averaged or added, and
-    of several scans the best is taken.
-
-    Parameters
-    ----------
-    z_slice : (Y, X) uint8, uint16 or float32
-        Raw camera counts. Any byte order and memory layout.
-    measure : str
-        A name in `MEASURES`.
-    windows_px : sequence of int
-        Sides of the square windows, 2 to 65536 pixels.
-    strides_px : sequence of int
-        Distances between neighbouring windows, at least 1 pixel.
-    overlap : {"mean", "sum"}
-        "mean" is in the measure's unit whatever the stride. "sum" is the published code: the
-        smallest stride wins nearly everywhere, and the top and left edges, covered
-        by fewer windows, come out dark.
-    combine : {"max"}
-        How the maps of all windows and strides become one.
+    What `focus_score_map` enlarges to pixels: parameters and errors are the same.
 
     Returns
     -------
     FocusScores
-        float32 scores in the measure's unit; 0 where no window lies (stride larger
-        than window). Deterministic; all but entropy grow with exposure and contrast,
-        so compare slices of one stack, not two stacks.
-
-    Raises
-    ------
-    ValueError
-        If the slice is not 2-D, is empty, of another dtype, or holds NaN, infinity or
-        float32 pixels whose score is beyond float32; or if an option is unknown or out
-        of range.
-
-    References
-    ----------
-    .. [1] The scan of casus/deepfocus: strides 8, 10, … 36, window 128, "sum".
-    .. [2] Crow (1984), doi:10.1145/800031.808600, summed-area tables. Ours are
-       over blocks, not pixels.
+        One value per block of `scan_block_px` pixels, on which the map is constant.
     """
     scored_by = measure_named(measure)
     windows, strides = tuple(windows_px), tuple(strides_px)
@@ -211,6 +226,8 @@ def focus_score_blocks(
 
 def scan_block_px(windows_px: Sequence[int], strides_px: Sequence[int]) -> int:
     """Return the side of the blocks that a scan's map is constant on, in pixels.
+
+    It is the greatest common divisor of all windows and strides.
 
     Raises
     ------

@@ -40,10 +40,19 @@ class Engine(Protocol):
         counts : (Y, X) uint16
             C-contiguous; Y and X at least `MIN_SIDE`. Any shape, another one at every call.
 
+        Returns
+        -------
+        mask : (Y, X) uint8
+            1 in focus, 0 not.
+        probability : (ceil(Y / r), ceil(X / r)) uint8
+            0..255; r is the model's reduction. Both are the caller's own.
+
         Raises
         ------
         OutOfMemoryError
+            If the device's memory does not hold the maps of so large a slice.
         EngineError
+            If the device failed.
         """
         ...
 

@@ -82,7 +82,7 @@ class InFocusModel:
 
     @property
     def provider(self) -> str:
-        """What really ran the last slice, in the runtime's own words."""
+        """What ran the last slice, or will run the first, in the runtime's own words."""
         return self._engine.provider
 
     @property
@@ -119,11 +119,16 @@ class InFocusModel:
         on_back : callable
             Told in one line when it is back.
 
+        Returns
+        -------
+        InFocusModel
+            Not warmed up; see `warm_up`.
+
         Raises
         ------
         InputError
             If the file is missing, damaged or no model of ours, if `threads` is below 1, or if
-            the provider asked for cannot be had.
+            the provider asked for is unknown or cannot be had.
         """
         path, name = _locate(model)
         if threads is not None and threads < 1:
@@ -133,7 +138,13 @@ class InFocusModel:
         return cls(engine, name or best.metadata.get("name") or path.stem, best.metadata)
 
     def warm_up(self, shape: Sequence[int]) -> None:
-        """Run once on an empty slice of `shape` (Y, X), so that the first real one is not late."""
+        """Run once on an empty slice of `shape` (Y, X), so that the first real one is not late.
+
+        Raises
+        ------
+        InputError, EngineError
+            As `infer` does.
+        """
         self.infer(np.zeros(tuple(shape), np.uint16))
 
     def infer(self, z_slice: NDArray[Any]) -> Inference:
@@ -145,12 +156,16 @@ class InFocusModel:
             As the camera gave it: whole counts or floats, grey or RGB; see `as_counts`. Y and X at
             least 64.
 
+        Returns
+        -------
+        Inference
+
         Raises
         ------
         InputError
             If the slice is of another type or shape, or too small.
         EngineError
-            If not even the CPU has memory for a part of it.
+            If no device gives an answer, not even the CPU in small parts.
         """
         began = time.perf_counter()
         counts = as_counts(z_slice)

@@ -40,6 +40,11 @@ def open_engine(
     shape : (Y, X), optional
         Of the slices to come, which makes opening the model cheaper.
 
+    Returns
+    -------
+    Engine
+        With `metadata`, what the file says of itself, as text by name.
+
     Raises
     ------
     InputError

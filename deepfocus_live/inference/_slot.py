@@ -73,7 +73,10 @@ class ModelSlot:
         return self._model
 
     def infer(self, z_slice: NDArray[Any]) -> tuple[Inference, str]:
-        """Return what the model in use says of a slice, and that model's version."""
+        """Return what the model in use says of a slice, and that model's version.
+
+        Slice and errors are those of `InFocusModel.infer`.
+        """
         model = self._model  # one look: the whole slice is this model's
         return model.infer(z_slice), model.version
 
@@ -85,6 +88,7 @@ class ModelSlot:
         Parameters
         ----------
         candidate : ModelVersion or path
+            As of `InFocusModel.load`.
         shape : (Y, X)
             Of the slices to come.
 
@@ -106,7 +110,7 @@ class ModelSlot:
     def load_beside(
         self, candidate: ModelVersion | Path | str, shape: Sequence[int]
     ) -> InFocusModel:
-        """Load and warm a model beside the one in use, for `put`; see `swap`."""
+        """Load and warm a model beside the one in use, for `put`; as `swap` does."""
         model = InFocusModel.load(
             candidate,
             provider=self._provider,

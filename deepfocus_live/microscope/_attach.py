@@ -118,7 +118,8 @@ class Attachment:
     def on_mask(self, callback: Callable[[MaskResult], object]) -> None:
         """Call `callback` with each mask as it is made, on a thread of its own.
 
-        Masks come newest slice first; in live mode also those, marked `live`.
+        Masks come newest slice first; in live mode also those, marked `live`. What the callback
+        raises is logged, and stops nothing.
         """
         self._subscribe()
         self._callbacks["mask"].append(callback)
@@ -128,7 +129,7 @@ class Attachment:
 
         Stacks of a run from an iterator, whose length nobody knows, are told when the next one
         begins; stacks that were cut off, when the run has ended. The callback may call
-        `move_to_best_focus`.
+        `move_to_best_focus`. What it raises is logged, and stops nothing.
         """
         self._subscribe()
         self._callbacks["stack"].append(callback)
@@ -198,8 +199,17 @@ class Attachment:
     def status(self) -> dict[str, Any]:
         """Return the daemon's `pid` and `page`, and what became of the frames so far.
 
-        `space` says in one line why the present run does not fit on its disk, and is None
-        otherwise.
+        Returns
+        -------
+        dict
+            `connected`: whether there is a daemon now; `restarts`: how often it had to be started
+            again. Numbers of frames: `frames_taken` from the acquisition, `frames_sent` to where
+            the death of this process cannot take them, `frames_durable` on the disk,
+            `frames_waiting` for that, `frames_refused` as their run could not be opened,
+            `frames_spilled` by way of a disk as the ring was full, `frames_missed` as the camera
+            did not deliver them. `waits` and `waited_s`: how often and how long the acquisition
+            was slowed. `live`: whether live mode is followed. `space`: in one line why the present
+            run does not fit on its disk, else None. `runs`: folders of the last runs.
         """
         sender = self._sender
         address = sender.link.daemon
@@ -225,7 +235,13 @@ class Attachment:
     # ---------------------------------------------------------- letting go
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until every frame handed over so far is on the disk; return whether it is."""
+        """Wait until every frame handed over so far is on the disk; return whether it is.
+
+        Parameters
+        ----------
+        timeout_s : float or None
+            How long at most; None: as long as it takes.
+        """
         # After `detach` nothing is left to wait for.
         return self._detached or self._sender.flush().wait(timeout_s)
 
@@ -359,12 +375,16 @@ def attach(
         configuration; None: what `match` gives each channel there. A choice on the page goes
         before both.
 
+    Returns
+    -------
+    Attachment
+
     Raises
     ------
     InputError
         If `output` cannot be written to, the configuration is wrong, or there is no such profile.
     DaemonDidNotStart
-        If no daemon is running and none can be started; the message says why.
+        If no daemon is running and none can be started; the message says why. A RuntimeError.
     """
     with _attaching:
         attachment = _attachments.get(id(core))

@@ -20,7 +20,7 @@ class MaskResult:
     """One slice's in-focus mask, as the daemon's network made it."""
 
     run_id: str | None
-    """None where the frame is no run's: see `live`."""
+    """None where the frame is no run's; see `live`."""
     sequence_number: int
     """Of the frame in its run; of live frames in the order they were looked at."""
     placement: Placement | None
@@ -34,10 +34,11 @@ class MaskResult:
     focus_score: float
     """The network's mean probability of being in focus, 0 … 1; see `StackResult.focus_score`."""
     model: str
+    """Name of the model's version."""
     milliseconds: float
     """In the network, from slice to mask."""
     live: bool = False
-    """Whether it is of what the camera shows in live mode: such frames are stored nowhere."""
+    """Whether it is of what the camera shows in live mode; such frames are stored nowhere."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class StackResult:
     """
 
     key: StackKey
+    """Which stack of which run."""
     image_name: str
     """Name of the position (and tile) that the stack was taken at."""
     z_um: tuple[float | None, ...]
-    """Stage position of each slice: measured where the microscope says so, else as asked for."""
+    """Stage position of each slice, measured where the microscope says so, else as asked for."""
     in_focus_fraction: tuple[float | None, ...]
-    """Part of the slice's pixels that is in focus, 0 … 1: the focus curve to choose by."""
+    """Part of the slice's pixels that is in focus, 0 … 1; the focus curve to choose by."""
     focus_score: tuple[float | None, ...]
     """The network's mean probability of being in focus, 0 … 1; higher is sharper.
 

@@ -182,6 +182,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     Raises
     ------
     InputError
+        If it is a folder, its own folder is missing, or it exists and is not to be overwritten.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file")

@@ -53,13 +53,13 @@ def export_bioimageio(
     spdx_license: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a version as a BioImage.IO package, format 0.5.
+    """Write a version as a BioImage.IO package, format 0.5 [BioImageIO]_.
 
     Parameters
     ----------
     version : ModelVersion
     path : path
-        The zip to write.
+        The zip to write, in a folder that exists.
     z_slice : (Y, X) uint16
         The package's test image, raw counts; best one that is in focus in parts.
     authors : sequence of str
@@ -67,6 +67,7 @@ def export_bioimageio(
     spdx_license : str, optional
         By default the card's, or BSD-3-Clause.
     overwrite : bool
+        Whether a file that is there is replaced.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def export_bioimageio(
 
     References
     ----------
-    .. [1] https://bioimage-io.github.io/spec-bioimage-io, model description 0.5.
+    .. [BioImageIO] https://bioimage-io.github.io/spec-bioimage-io, model description 0.5.
     """
     verify(version)
     with new_file(path, overwrite=overwrite) as temporary:

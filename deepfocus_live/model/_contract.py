@@ -40,10 +40,13 @@ class TensorSpec:
 
 
 INPUT = TensorSpec("z_slice", "tensor(uint16)", 3)
+"""What a graph takes: slices of raw counts, (N, Y, X)."""
+
 FREE_DIMENSIONS = ("N", "H", "W")
 """What the graph calls the sizes of its input that are not fixed: slices, rows, columns."""
 
 OUTPUTS = (TensorSpec("mask", "tensor(uint8)", 3), TensorSpec("probability", "tensor(uint8)", 3))
+"""What it gives: masks (N, Y, X), 0 or 1, and probabilities 0..255 at the network's resolution."""
 
 
 class _Node(Protocol):

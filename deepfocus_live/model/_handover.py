@@ -43,6 +43,14 @@ def export_zip(version: ModelVersion, path: Path, *, overwrite: bool = False) ->
 
     The same version gives the same bytes.
 
+    Parameters
+    ----------
+    version : ModelVersion
+    path : path
+        The zip, in a folder that exists.
+    overwrite : bool
+        Whether a file that is there is replaced.
+
     Raises
     ------
     InputError
@@ -55,6 +63,14 @@ def export_zip(version: ModelVersion, path: Path, *, overwrite: bool = False) ->
 
 def export_bare_onnx(version: ModelVersion, path: Path, *, overwrite: bool = False) -> None:
     """Write a version's graph alone. Its name, architecture and threshold are in it; no card is.
+
+    Parameters
+    ----------
+    version : ModelVersion
+    path : path
+        The ONNX file, in a folder that exists.
+    overwrite : bool
+        Whether a file that is there is replaced.
 
     Raises
     ------

@@ -55,6 +55,9 @@ def shipped_folder() -> Path:
 class Registry:
     """The user's model versions, and the shipped ones behind them.
 
+    Names of versions and profiles are letters, digits, '.', '_' and '-', 100 at most; any other is
+    refused with an `InputError`.
+
     Parameters
     ----------
     root : path, optional
@@ -127,7 +130,13 @@ class Registry:
         return version
 
     def current_name(self, profile: str = "default") -> str:
-        """Return the name of the version a profile uses, without looking whether it is whole."""
+        """Return the name of the version a profile uses, without looking whether it is whole.
+
+        Raises
+        ------
+        InputError
+            If it chose none and no model ships.
+        """
         return self._read_current(profile) or self.shipped_version().name
 
     def shipped_version(self) -> ModelVersion:
@@ -155,7 +164,8 @@ class Registry:
         Raises
         ------
         InputError
-            If it is incomplete, damaged or no model of ours, or if the name is taken.
+            If it is incomplete, damaged or no model of ours, if the name is taken, or if the
+            registry cannot be written to.
         """
         source = read_version(Path(folder))
         verify(source)
@@ -191,7 +201,8 @@ class Registry:
         Raises
         ------
         InputError
-            If there is no such version or it cannot be used; nothing is changed then.
+            If there is no such version, it cannot be used, or the registry cannot be written to;
+            nothing is changed then.
         """
         version = self.get(name)
         verify(version)
@@ -208,7 +219,8 @@ class Registry:
         Raises
         ------
         InputError
-            If the profile has no earlier version that can be used.
+            If the profile has no earlier version that can be used, or the registry cannot be
+            written to.
         """
         with self._changing():
             now = self._read_current(profile)

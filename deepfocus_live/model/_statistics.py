@@ -39,8 +39,9 @@ def measure_statistics(
     z_slice : (Y, X) uint16
         Raw camera counts; Y and X at least `MIN_SIDE`.
     reduction : {1, 2, 4}
+        Pixels per block each way, of the architecture.
     noise : {"diagonal", "median"}
-        Both of the architecture.
+        How the architecture measures noise.
 
     Returns
     -------

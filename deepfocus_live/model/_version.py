@@ -55,12 +55,12 @@ class ModelVersion:
 
     @property
     def onnx(self) -> Path:
-        """The graph."""
+        """The graph's file."""
         return self.path / ONNX
 
     @property
     def weights(self) -> Path:
-        """The unfolded weights, which retraining starts from."""
+        """File of the unfolded weights, which retraining starts from; a bare graph has none."""
         return self.path / WEIGHTS
 
     @property
@@ -76,7 +76,15 @@ class ModelVersion:
 
 
 def seal(folder: Path, card: dict[str, Any]) -> None:
-    """Write `card` into `folder`, with the checksums of what lies beside it."""
+    """Write `card` into `folder`, with the checksums of what lies beside it.
+
+    Parameters
+    ----------
+    folder : path
+        Holds graph and weights; a card that is there is replaced.
+    card : dict
+        What can be written as JSON.
+    """
     sums = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != CARD}
     write_card(folder, {"format_version": FORMAT_VERSION, **card, "sha256": sums})
 
@@ -115,7 +123,8 @@ def read_version(folder: Path) -> ModelVersion:
     Raises
     ------
     InputError
-        If the folder, its card or its graph is missing, or the card cannot be read.
+        If the folder, its card or its graph is missing, or the card cannot be read or is of
+        another format version.
     """
     card_file = folder / CARD
     if not card_file.is_file() or not (folder / ONNX).is_file():
@@ -136,6 +145,12 @@ def read_version(folder: Path) -> ModelVersion:
 
 def verify(version: ModelVersion, *, open_graph: bool = True) -> None:
     """Check a version's files against its card, and that its graph is one of ours.
+
+    Parameters
+    ----------
+    version : ModelVersion
+    open_graph : bool
+        Whether the graph is opened, too, which takes longer than the checksums.
 
     Raises
     ------

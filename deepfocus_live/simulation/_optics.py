@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import depth_of_field_um
 
 __all__ = ["Camera", "Optics"]
 
@@ -28,13 +29,18 @@ class Optics:
     Attributes
     ----------
     numerical_aperture : float
-        Of the objective; below `refractive_index`.
+        Of the objective, > 0 and below `refractive_index`.
     refractive_index : float
         Of the immersion, taken for the specimen's too: no spherical aberration.
     wavelength_um : float
-        In vacuum.
+        In vacuum, > 0.
     pixel_size_um : float
-        A camera pixel as seen at the specimen.
+        A camera pixel as seen at the specimen, > 0.
+
+    Raises
+    ------
+    InputError
+        If a value is not within these limits.
     """
 
     numerical_aperture: float = 0.3
@@ -55,10 +61,7 @@ class Optics:
 
     @property
     def depth_of_field_um(self) -> float:
-        """Total depth of field; `deepfocus_live.focus.depth_of_field_um` says how."""
-        # On use: importing the room of focus loads numba.
-        from deepfocus_live.focus import depth_of_field_um
-
+        """Total depth of field in µm; `deepfocus_live.focus.depth_of_field_um` says how."""
         return depth_of_field_um(
             numerical_aperture=self.numerical_aperture,
             immersion_index=self.refractive_index,
@@ -69,7 +72,8 @@ class Optics:
     def blur_radius_px(self, defocus_um: float) -> float:
         """Return the radius (pixels) of the disc into which a point at `defocus_um` spreads.
 
-        Geometrical optics: |defocus| · tan(asin(NA / n)).
+        By geometrical optics, the distance from focus times tan(asin(NA / n)); the sign of
+        `defocus_um` does not matter.
         """
         na, n = self.numerical_aperture, self.refractive_index
         return abs(defocus_um) * na / math.sqrt(n**2 - na**2) / self.pixel_size_um
@@ -88,9 +92,10 @@ class Optics:
     ) -> NDArray[np.float32]:
         """Optical transfer function at radial frequencies.
 
-        The Fourier transform of a non-negative point spread of unit sum: a defocus disc mixed with
-        a Gaussian of the same deviation, blurred by the diffraction spot. The disc alone would
-        ring; real lenses and a finite band of colours soften it.
+        The Fourier transform of a non-negative point spread of unit sum: a defocus disc as of
+        geometrical optics [Hopkins1955]_, mixed with a Gaussian of the same deviation, blurred by
+        the diffraction spot. The disc alone would ring; real lenses and a finite band of colours
+        soften it.
 
         Parameters
         ----------
@@ -105,6 +110,11 @@ class Optics:
         -------
         (N,) float32
             1 at frequency 0, never above it.
+
+        References
+        ----------
+        .. [Hopkins1955] Hopkins (1955), The frequency response of a defocused optical system,
+           Proceedings of the Royal Society A 231, 91-103.
         """
         from scipy.special import j1
 
@@ -123,7 +133,7 @@ class Optics:
     def phase_transfer(
         self, frequency: NDArray[np.float32], defocus_um: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Transfer of a weak phase object, with and without a phase ring.
+        """Transfer of a weak phase object [Streibl1985]_, with and without a phase ring.
 
         A wave that a structure of some spatial frequency scatters falls behind the light that
         passes by pi * wavelength * frequency**2 * defocus / n: the cosine of that is what a phase
@@ -146,7 +156,8 @@ class Optics:
 
         References
         ----------
-        .. [1] Streibl, N. "Three-dimensional imaging by a microscope", J. Opt. Soc. Am. A 2, 1985.
+        .. [Streibl1985] Streibl (1985), Three-dimensional imaging by a microscope, Journal of the
+           Optical Society of America A 2, 121-127.
         """
         cycles = frequency.astype(np.float64)
         lag = np.pi * self.wavelength_um * (cycles / self.pixel_size_um) ** 2 * defocus_um
@@ -166,9 +177,9 @@ class Camera:
     Attributes
     ----------
     bit_depth : int
-        Counts end at 2 ** bit_depth - 1; at most 16.
+        Counts end at 2 ** bit_depth - 1; 1 to 16.
     offset : float
-        Counts of a pixel that saw no light.
+        Counts of a pixel that saw no light, >= 0 as all that follow.
     electrons_at_white : float
         Photo-electrons per pixel where the illumination is full and nothing is in the way; sets the
         shot noise.
@@ -176,6 +187,11 @@ class Camera:
         Standard deviation of the read noise, electrons.
     gain : float
         Counts per electron.
+
+    Raises
+    ------
+    InputError
+        If a value is not within these limits.
     """
 
     bit_depth: int = 12

@@ -27,6 +27,11 @@ class FixedPattern:
         Standard deviation of the pixels' gain, as a part of it, >= 0.
     dust_per_megapixel : float
         Specks on the camera's window, sharp in all slices, >= 0.
+
+    Raises
+    ------
+    InputError
+        If a value is below 0 or no finite number.
     """
 
     stripes: float = 0.0
@@ -55,6 +60,7 @@ class FixedPattern:
         factor : (Y, X) float32
             About 1, never negative.
         dusty : (Y, X) bool
+            On a speck, and up to 8 pixels round it.
         """
         factor = np.ones(shape, np.float32)
         if self.stripes:

@@ -442,4 +442,4 @@ SPECIMENS: Mapping[str, Callable[[Field], Iterator[Structure]]] = MappingProxyTy
         "empty": _empty,
     }
 )
-"""Kinds of specimen by name."""
+"""Kinds of specimen by name: each fills a `Field` with structures."""

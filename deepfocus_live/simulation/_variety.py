@@ -25,11 +25,17 @@ class VariedStack:
     Attributes
     ----------
     stack : FocalStack
+        Slices and truth.
     specimen : str
+        A name in `SPECIMENS`.
     contrast : {"transmitted", "fluorescence", "phase"}
+        As of `simulate_focal_stack`.
     refraction : float
+        Likewise; 0 where there is none.
     optics : Optics
+        The objective.
     camera : Camera
+        The camera.
     """
 
     stack: FocalStack
@@ -46,7 +52,7 @@ class VariedStack:
 
     @property
     def noise_level(self) -> str:
-        """By electrons at white: "starved" below 1000, "bright" from 10 000, else "medium"."""
+        """`starved` below 1000 electrons at white, `medium` below 10 000, else `bright`."""
         electrons = self.camera.electrons_at_white
         return "starved" if electrons < 1e3 else "medium" if electrons < 1e4 else "bright"
 
@@ -70,12 +76,17 @@ def varied_focal_stack(
     seed : int or tuple of int
         The same seed and arguments give the same stack.
     shape : (int, int, int)
-        Slices, height and width.
+        Slices, height and width, each >= 1.
+
+    Returns
+    -------
+    VariedStack
+        The stack, and what was drawn.
 
     Raises
     ------
     InputError
-        If there is no such specimen.
+        If there is no such specimen or shape.
     """
     random = np.random.default_rng(seed)
     optics = _optics(random)

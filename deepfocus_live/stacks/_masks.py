@@ -34,7 +34,7 @@ _UNDECIDED_BESIDE = "weak_label"  # the one label that has a second one for its 
 
 
 class MaskStack:
-    """In-focus masks of one stack: (Z, Y, X), lazily read.
+    """In-focus masks of one stack: (Z, Y, X), lazily read. Made by `open_masks`.
 
     Slices are read from disk each time they are asked for; nothing is kept. As with a
     `Stack`: `close` it, use it in a ``with`` block, or let it go out of scope.
@@ -50,7 +50,7 @@ class MaskStack:
     shape : (int, int, int)
         (Z, Y, X).
     position, time, channel : int
-        Which of those at the path.
+        Which of those at the path, from 0.
     pixel_size_um, z_step_um : Calibration or None
         None where the file says nothing.
     image : Stack or None
@@ -128,6 +128,8 @@ class MaskStack:
         ------
         IndexError
             If there is no such slice.
+        InputError
+            If it has to be read for that and cannot be.
         """
         if not -len(self) <= z_index < len(self):
             raise IndexError(f"{self.name} has slices 0 to {len(self) - 1}, not {z_index}")

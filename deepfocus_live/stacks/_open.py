@@ -22,7 +22,8 @@ def open_stacks(path: str | Path) -> list[Stack]:
     path : str or Path
         A TIFF, OME-TIFF or ImageJ TIFF; a folder with one image per slice (TIFF,
         PNG, BMP or JPEG, in natural order of their names); an OME-Zarr 0.4 or 0.5 (an
-        image, a bioformats2raw collection or a plate); or a run directory.
+        image, a bioformats2raw collection or a plate); or a run directory. A colour camera's
+        slices in one are read as their luminance.
 
     Returns
     -------
@@ -48,10 +49,38 @@ def open_stacks(path: str | Path) -> list[Stack]:
 def open_stack(path: str | Path) -> Stack:
     """Open a STACK that holds exactly one stack.
 
+    Parameters
+    ----------
+    path : str or Path
+        As of `open_stacks`.
+
+    Returns
+    -------
+    Stack
+
     Raises
     ------
     InputError
         If it holds several, or as `open_stacks` does.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import tifffile
+    >>> from deepfocus_live.stacks import open_stack
+    >>> slices = np.arange(3 * 8 * 10, dtype=np.uint16).reshape(3, 8, 10)
+    >>> about = {"axes": "ZYX", "spacing": 2.0, "unit": "um"}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/beads.tif"
+    ...     tifffile.imwrite(path, slices, imagej=True, metadata=about)
+    ...     with open_stack(path) as stack:
+    ...         stack
+    ...         stack.z_step_um
+    ...         bool((stack[-1] == slices[-1]).all())
+    <Stack 'beads' (3, 8, 10) uint16>
+    Calibration(um=2.0, source='file')
+    True
     """
     stacks = open_stacks(path)
     if len(stacks) > 1:

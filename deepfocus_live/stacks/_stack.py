@@ -22,10 +22,10 @@ __all__ = ["Stack"]
 class Stack:
     """One position, time and channel of a STACK: (Z, Y, X), lazily read.
 
-    Slices are read from disk each time they are asked for; nothing is kept. Safe
-    to read from several threads. Readers keep a TIFF open between slices: `close`
-    it, use the stack in a ``with`` block, or let it go out of scope. A closed stack
-    opens its file again when it is read.
+    Made by `open_stack` and `open_stacks`. Slices are read from disk each time they are
+    asked for; nothing is kept. Safe to read from several threads. Readers keep a TIFF open
+    between slices: `close` it, use the stack in a ``with`` block, or let it go out of scope.
+    A closed stack opens its file again when it is read.
 
     Attributes
     ----------
@@ -39,13 +39,14 @@ class Stack:
     dtype : uint8, uint16 or float32
         Of every slice, native byte order.
     position, time, channel : int
-        Which of those in the file.
+        Which of those in the file, from 0.
     channel_name : str or None
         Where the file gives one.
     pixel_size_um, z_step_um : Calibration or None
         None where the file says nothing: missing calibration is never guessed.
     z_um : (Z,) float64 or None
-        z of every slice; None where not even a step is known.
+        z of every slice in µm: as the file places them, else multiples of the step; None
+        where not even a step is known.
     notes : tuple of str
         What was assumed or contradicted in the file, a line each.
     """
@@ -106,7 +107,8 @@ class Stack:
         IndexError
             If there is no such slice.
         InputError
-            If it cannot be decoded, is in colour, or is not what the stack began with.
+            If its pixels were not stored or cannot be decoded, it is in colour, or it is
+            not of the stack's size and type.
         """
         z = operator.index(z_index)
         if not -len(self) <= z < len(self):
@@ -136,7 +138,17 @@ class Stack:
         return (self[z] for z in range(len(self)))
 
     def read(self) -> NDArray[Any]:
-        """Read the whole stack into memory, (Z, Y, X) of `dtype`."""
+        """Read the whole stack into memory.
+
+        Returns
+        -------
+        (Z, Y, X) of `dtype`
+
+        Raises
+        ------
+        InputError
+            As reading one slice does.
+        """
         z_stack = np.empty(self.shape, self.dtype)
         for z, z_slice in enumerate(self):
             z_stack[z] = z_slice

@@ -47,6 +47,16 @@ def anchor_set(reduction: int) -> tuple[Example, ...]:
     """Return the anchor's slices with true masks, the same every time.
 
     Takes about 3 s, once in a process.
+
+    Parameters
+    ----------
+    reduction : int
+        Pixels per block of the masks, each way.
+
+    Returns
+    -------
+    tuple of ((Y, X) uint16, (Y // reduction, X // reduction) uint8)
+        Raw counts, and 0, 1 or `UNKNOWN`.
     """
     stacks = simulated_stacks(
         _ANCHOR_STACKS, seed=_ANCHOR_SEED, shape=_ANCHOR_SHAPE, reduction=reduction

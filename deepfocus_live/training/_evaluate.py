@@ -53,7 +53,13 @@ class SliceScore:
 
 
 def held_out_slices(stacks: Sequence[LabelledStack], most: int = 32) -> list[Example]:
-    """Return at most `most` slices with their targets, evenly spread over the stacks."""
+    """Return at most `most` slices with their targets, evenly spread over the stacks.
+
+    Returns
+    -------
+    list of ((Y, X), (Y // reduction, X // reduction) uint8)
+        Raw counts, and 0, 1 or `UNKNOWN`.
+    """
     return [(stack.slices[z], stack.target[z]) for stack, z in _spread(stacks, most)]
 
 
@@ -111,7 +117,10 @@ def _network_mask(network: FocusNetwork, z_slice: NDArray[Any]) -> NDArray[np.bo
 
 
 def model_iou(model: InFocusModel, examples: Sequence[Example]) -> float:
-    """Return the same of a loaded model: of what will really run."""
+    """Return the intersection over union of a loaded model's masks, all slices pooled, 0..1.
+
+    As `network_iou`, of what will really run.
+    """
     return _iou((_block_mask(model, z_slice, target), target) for z_slice, target in examples)
 
 
@@ -133,7 +142,8 @@ def score_slices(model: InFocusModel, stacks: Sequence[LabelledStack]) -> list[S
 def empty_share(model: InFocusModel, fields: int = 16) -> float:
     """Return the largest share called in focus in any of some noise and empty fields, 0..1.
 
-    The fields are the same every time, of 8 to 16 bit, from dark to near saturation.
+    The fields are the same every time, 512 × 512 pixels of 8 to 16 bit, from dark to near
+    saturation.
     """
     made = _fields(fields, _EMPTY_SEED, _EMPTY_SHAPE)
     return max(float(model.infer(field).mask.mean()) for field in made)

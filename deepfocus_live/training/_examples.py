@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 UNKNOWN = 255
+"""In targets: the label does not say."""
+
 _LEAST_DECIDED = 0.25  # of a block, for it to have a target
 
 HAND_MADE_WEIGHT = 4.0
@@ -148,6 +150,7 @@ def block_target(
     in_focus, undecided : (Y, X) bool or uint8
         Non-zero is true; without `undecided` everything is decided.
     reduction : int
+        Pixels per block each way, >= 1.
 
     Returns
     -------

@@ -30,6 +30,7 @@ class Checkpoint:
     Attributes
     ----------
     step : int
+        Training steps before it.
     loss : float
         Mean since the last look.
     score : float
@@ -43,7 +44,21 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training did: steps done, the best score, and every look at the network."""
+    """What training did.
+
+    Attributes
+    ----------
+    steps : int
+        Done, those before a resume included.
+    start_score, best_score : float
+        What `judge` returned before the first step, and for the weights that were kept.
+    best_step : int
+        After how many steps those were taken; 0: training gained nothing.
+    checkpoints : list of Checkpoint
+        Every look at the network.
+    stopped_early : bool
+        Whether it ended before its limit, as nothing was gained any more.
+    """
 
     steps: int
     start_score: float
@@ -106,17 +121,24 @@ def fit(
 ) -> FitResult:
     """Train `network` in place, where it lies, and leave it with the weights that scored best.
 
+    By Adam [KingmaBa2015]_, its rate falling along half a cosine [LoshchilovHutter2017]_ without
+    restarts.
+
     Parameters
     ----------
     network : FocusNetwork
+        On the device that is to train.
     batches : BatchMaker
+        What is learnt from.
     judge : callable
         Scores the network in evaluation mode, higher is better. Called before the first step, so
         that training which only does harm changes nothing.
     learning_rate : float
         At the start; falls along half a cosine to nothing at the end.
     precision : Precision
+        Number format of a step.
     max_steps : int, optional
+        Steps after which the loop ends.
     deadline : float, optional
         `time.monotonic()` by which the loop has ended, the last look included. At least one of the
         two limits must be given.
@@ -130,7 +152,8 @@ def fit(
     resume : FitState, optional
         Go on from there.
     save : callable, optional
-        Called with the state after the first look, and then every `save_every_s`.
+        Called with the state after the first look, then every `save_every_s` seconds, and when
+        the loop ends.
     loss : callable
         Of logits, target and how much each place counts, (N, h, w) float32 each; returns a scalar.
     hold : callable
@@ -140,6 +163,16 @@ def fit(
     Returns
     -------
     FitResult
+
+    Raises
+    ------
+    ValueError
+        If neither of the two limits is given.
+
+    References
+    ----------
+    .. [KingmaBa2015] Kingma and Ba (2015), arXiv:1412.6980.
+    .. [LoshchilovHutter2017] Loshchilov and Hutter (2017), arXiv:1608.03983.
     """
     clock = _Clock(max_steps, deadline)
     return _Fit(network, batches, judge, learning_rate, precision, loss, clock, resume).run(

@@ -26,6 +26,9 @@ def focus_loss(
 ) -> Tensor:
     """Return the weighted sum of focal loss, Dice loss and cross-entropy, a scalar >= 0.
 
+    The focal term is that of [Lin2017]_, all classes alike; the Dice term that of
+    [Milletari2016]_, with sums in place of sums of squares in the denominator.
+
     Parameters
     ----------
     logits, target, known : (N, h, w) float32
@@ -33,9 +36,15 @@ def focus_loss(
     gamma : float
         Exponent of the focal term: how little a place counts that is already right.
     focal_weight, dice_weight, bce_weight : float
+        Of the three terms in the sum.
     dice_over : {"crop", "batch"}
         Whether overlap is counted crop by crop, so that little things count as much as fields full
         of cells, or over the whole batch.
+
+    References
+    ----------
+    .. [Lin2017] Lin et al. (2017), Focal loss for dense object detection, arXiv:1708.02002.
+    .. [Milletari2016] Milletari et al. (2016), V-Net, arXiv:1606.04797.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = 1.0 - torch.exp(-cross_entropy)

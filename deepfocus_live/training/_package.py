@@ -35,7 +35,9 @@ def write_model(
     Parameters
     ----------
     folder : path
+        Made where it is missing.
     network : FocusNetwork
+        With the weights to export; not changed.
     name : str
         Of the version.
     card : mapping
@@ -47,6 +49,11 @@ def write_model(
     Returns
     -------
     ModelVersion
+
+    Raises
+    ------
+    ExportMismatchError
+        If ONNX Runtime and torch disagree.
     """
     import onnx
     import onnxruntime

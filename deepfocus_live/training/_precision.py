@@ -47,6 +47,7 @@ class Precision:
 
 
 FP32 = Precision("float32")
+"""The plain way, which every machine has."""
 _CANDIDATES = (
     FP32,
     Precision("float32, channels last", channels_last=True),

@@ -20,11 +20,13 @@ def simulated_stacks(
     Parameters
     ----------
     count : int
+        How many.
     seed : int
         The same seed and arguments give the same stacks; the k-th does not depend on `count`.
     shape : (Z, Y, X)
+        Of each.
     reduction : int
-        Pixels per block of the target.
+        Pixels per block of the target, each way.
     """
     specimens = itertools.islice(itertools.cycle(SPECIMENS), count)
     return [
@@ -38,7 +40,13 @@ def simulated_stack(
 ) -> LabelledStack:
     """Return one stack of a specimen, everything else drawn at random from `seed`.
 
-    What one slice does not tell is `UNKNOWN` in its target.
+    What one slice does not tell is `UNKNOWN` in its target. See `varied_focal_stack` and
+    `block_target`.
+
+    Raises
+    ------
+    InputError
+        If there is no such specimen or shape.
     """
     varied = varied_focal_stack(specimen, seed=seed, shape=shape)
     stack = varied.stack

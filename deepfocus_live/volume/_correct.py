@@ -97,6 +97,11 @@ def correct_stack(
     overwrite : bool
         Whether slices that were corrected before may be replaced.
 
+    Returns
+    -------
+    Correction
+        What the masks say otherwise than the live ones.
+
     Raises
     ------
     InputError

@@ -32,22 +32,24 @@ class RunImage:
     """
 
     image: zarr.Array[Any]
+    """Raw counts, uint8 or uint16, at full resolution."""
     labels: dict[str, zarr.Array[Any]]
-    """`in_focus`, `weak_label`, `undecided`: uint8, 0 or 1. Where a person corrected masks also
-    `corrected`: 0 not in focus, 1 in focus, 2 undecided; only zeros: not corrected. And for each
-    model that the whole run was segmented with again `in_focus_<version>`."""
+    """By name: `in_focus`, `weak_label` and `undecided`, uint8, 0 or 1. Where a person corrected
+    masks also `corrected`: 0 not in focus, 1 in focus, 2 undecided; only zeros: not corrected. And
+    for each model that the whole run was segmented with again `in_focus_<version>`."""
     probability: zarr.Array[Any]
     """uint8, 0 to 255, a quarter of the image's width and height."""
     samples_per_pixel: int = 1
+    """3: red, green and blue."""
 
     def read_slice(self, t: int, c: int, z: int) -> NDArray[Any]:
-        """Return one slice of a channel: (Y, X), of a colour camera (3, Y, X)."""
+        """Return one slice of a channel, (Y, X), of a colour camera (3, Y, X); numbers from 0."""
         at = slice_at(Placement(0, t, c, z), self.samples_per_pixel)
         return np.asarray(self.image[at])
 
     @property
     def in_focus(self) -> zarr.Array[Any]:
-        """The network's masks."""
+        """The network's masks, uint8, 0 or 1."""
         return self.labels["in_focus"]
 
     def dask(self, label: str | None = None) -> Any:
@@ -66,7 +68,17 @@ class RunImage:
 
 
 class Run:
-    """A run directory as lazily read arrays. Make one with `open_run`."""
+    """A run directory as lazily read arrays. Make one with `open_run`.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    record : dict
+        What its `run.json` holds.
+    spec : RunSpec
+        What was planned: images, channels, calibration.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,18 +92,18 @@ class Run:
 
     @property
     def journal(self) -> list[dict[str, Any]]:
-        """The lines of the journal so far: the truth of which slices exist."""
+        """The lines of the journal so far, the truth of which slices exist."""
         return list(read_journal(self.path / "frames.jsonl"))
 
     @property
     def state(self) -> str:
-        """How the run ended: `completed`, `canceled`, `errored`, `interrupted`, or `open`."""
+        """How the run ended, `completed`, `canceled`, `errored` or `interrupted`, or `open`."""
         ends = [line["reason"] for line in self.journal if line["kind"] == "end"]
         return ends[-1] if ends else "open"
 
     @cached_property
     def images(self) -> list[RunImage]:
-        """The run's images, one per position × tile."""
+        """The run's images, one per position × tile, in the order of their numbers."""
         store = LocalStore(self.path / "volume.ome.zarr", read_only=True)
         chance = LocalStore(self.path / "probability.ome.zarr", read_only=True)
         series = zarr.open_group(store, path="OME", mode="r").attrs["ome"]["series"]  # type: ignore[index,call-overload]
@@ -130,9 +142,19 @@ def _as_dask(array: zarr.Array[Any]) -> Any:
 def open_run(path: Path | str) -> Run:
     """Open a run directory for reading.
 
+    Parameters
+    ----------
+    path : path
+        The run directory, also of a run that still grows.
+
+    Returns
+    -------
+    Run
+
     Raises
     ------
     InputError
-        If `path` is no run directory.
+        If `path` is no run directory, or its `run.json` cannot be read or is of another format
+        version.
     """
     return Run(Path(path))

@@ -119,6 +119,11 @@ def verify_run(
         How many slices are in memory at a time.
     on_slice : callable
         Called with the place of each slice that was read, on the caller's thread.
+
+    Returns
+    -------
+    Verification
+        What is not as it was acknowledged; a damaged slice is no error.
     """
     faults = []
     for placement, fault in _in_threads(_checks(ledger), threads):

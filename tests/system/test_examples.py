@@ -2,33 +2,82 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from deepfocus_live import Run, open_run
-from deepfocus_live.simulation import demo_stack
+from deepfocus_live.frames import StackKey
+from deepfocus_live.model import ModelVersion, Registry
+from deepfocus_live.simulation import demo_stack, simulate_focal_stack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WINDOWS = {"in_napari_micromanager.py": "napari_micromanager", "in_pymmcore_gui.py": "pymmcore_gui"}
 """Examples with a window, and the package that must be there for them."""
-TRIED = ("adaptive_z_range.py", "attach_script.py", "follow_masks.py", "read_run.py", *WINDOWS)
+CORRECTS = "correct_in_napari_and_retrain.py"
+TRIED = (
+    "adaptive_z_range.py",
+    "attach_script.py",
+    CORRECTS,
+    "follow_masks.py",
+    "read_in_napari.py",
+    "read_run.py",
+    "read_with_dask.py",
+    "read_with_zarr.py",
+    "retrain_offline.py",
+    *WINDOWS,
+)
 PATIENCE_S = 120
 _WITH_QT = """
 import os, runpy, sys
 import PyQt6.QtCore  # with it, and this, signals are Qt's in a process without a window, too
 os.environ["PYMM_SIGNALS_BACKEND"] = "qt"
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_WITHOUT_US = """
+import runpy, sys
+sys.modules["deepfocus_live"] = None  # as where it is not installed
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_AT_NAPARI = """
+import json, runpy, sys
+import napari
+from qtpy.QtCore import QTimer
+from deepfocus_live import training
+
+def use(viewer):
+    for layer in viewer.layers:
+        print(json.dumps([layer.name, layer.data.shape, list(layer.scale), layer.visible]))
+    if "in focus" in viewer.layers:
+        viewer.layers["in focus"].brush_size = 1
+        viewer.layers["in focus"].paint((3, 20, 40), 2)
+    viewer.close()
+
+def run(until_closed=napari.run):
+    QTimer.singleShot(500, lambda: use(napari.current_viewer()))
+    until_closed()
+
+napari.run = run
+training.retrain = lambda *_, **__: sys.exit()  # that it learns, another test sees
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -88,6 +137,18 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workpla
     place.stop()
     (place.folder / "adapted.txt").write_text(adapted, encoding="utf-8")
     yield place, said, only_run(place.folder / "here")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return what runs an example in this process, as a script, and returns what it prints."""
+
+    def run(example: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [example, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / example), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def with_qt_signals() -> tuple[str, ...]:
@@ -213,3 +274,218 @@ def test_run_read_back_says_what_was_taken(followed: tuple[Workplace, str, Run])
         "22 of 22 slices stored",
         *(f"image 0 t {t} c 0: 11 masks, best z {z}" for t, z in enumerate(best)),
     ]
+
+
+# ------------------------------------------------- a run, by other libraries
+
+
+def test_run_is_read_where_deepfocus_live_is_not_installed(
+    followed: tuple[Workplace, str, Run],
+) -> None:
+    place, _, run = followed
+    said = place.python("-c", _WITHOUT_US, EXAMPLES / "read_with_zarr.py", run.path).splitlines()
+    spec = run.spec
+    assert said[0] == f"image 0, {spec.name} {spec.images[0].name}: (2, 1, 11, 256, 256) uint16"
+    lengths = {"z": spec.z_step_um, "y": spec.pixel_size_um, "x": spec.pixel_size_um}
+    assert spec.z_step_um is not None
+    units = [f"  {axis}: {known.um:g} micrometer" for axis, known in lengths.items() if known]
+    assert [line for line in said[1:] if "micrometer" in line] == units
+    pixels, masks = whole(run.images[0].image), whole(run.images[0].in_focus) == 1
+    expected = []
+    for t, z in np.ndindex(2, 11):
+        mask = masks[t, z]
+        line = f"image 0 t {t} c 0 z {z:2}: {100 * mask.mean():5.1f} % in focus"
+        counts = f", {pixels[t, z][mask].mean():.1f} counts there" if mask.any() else ""
+        expected.append(line + counts)
+    assert sorted(line for line in said if "in focus" in line) == expected
+
+
+def test_what_is_in_focus_is_seen_from_above(
+    followed: tuple[Workplace, str, Run], tmp_path: Path, here: Callable[..., str]
+) -> None:
+    pytest.importorskip("dask.array")
+    run = followed[2]
+    path = tmp_path / "above.ome.tif"
+    said = here("read_with_dask.py", run.path, path)
+    assert said == f"{path}: (2, 1, 256, 256) uint16 (t, c, y, x)\n"
+    image = run.images[0]
+    in_focus = np.where(whole(image.in_focus) == 1, whole(image.image), 0)
+    with tifffile.TiffFile(path) as file:
+        np.testing.assert_array_equal(file.asarray(), in_focus.max(axis=1))
+        described = file.ome_metadata or ""
+    known = run.spec.pixel_size_um
+    assert ("PhysicalSizeX=" in described) == (known is not None)
+    assert known is None or f'PhysicalSizeY="{known.um}"' in described
+
+
+def layers_shown(place: Workplace, example: str, *arguments: object) -> list[Any]:
+    """Return name, shape, scale and visibility of the layers that an example shows in napari."""
+    script = ("-c", _AT_NAPARI, EXAMPLES / example, *arguments)
+    said = place.python(*script, quiet=False, screen=screen_for(example))
+    return [json.loads(line) for line in said.splitlines() if line.startswith("[")]
+
+
+def scale_um(run: Run) -> list[float]:
+    """Return the lengths of a voxel along z, y and x; 1 where they are not known."""
+    step, side = run.spec.z_step_um, run.spec.pixel_size_um
+    return [step.um if step else 1.0, *2 * [side.um if side else 1.0]]
+
+
+@pytest.mark.parametrize("example", [with_window("read_in_napari.py", "napari")])
+def test_napari_shows_a_run_to_scale(example: str, followed: tuple[Workplace, str, Run]) -> None:
+    place, _, run = followed
+    layers = layers_shown(place, example, run.path)
+    channel, scale = run.spec.channels[0].name, [1.0, *scale_um(run)]
+    assert layers == [
+        [channel, [2, 11, 256, 256], scale, True],
+        [f"in_focus {channel}", [2, 11, 256, 256], scale, True],
+        [f"weak_label {channel}", [2, 11, 256, 256], scale, False],
+        [f"undecided {channel}", [2, 11, 256, 256], scale, False],
+    ]
+
+
+# -------------------------------------------------------------- the network
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a training be a few small steps, as many on a busy machine."""
+    from deepfocus_live.training import _anchor, _retrain, fit
+    from tests.system.test_retrain import SMALL
+
+    caches = (_anchor.anchor_set, _anchor._rehearsed)
+    for module, name, value in SMALL:
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(_retrain, "fit", functools.partial(fit, max_steps=4))
+    monkeypatch.setattr(_retrain, "BATCH", 2)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def own_models(folder: Path) -> list[ModelVersion]:
+    """Return the versions in a registry that did not come with the program."""
+    return [v for v in Registry(folder).versions() if v.path.is_relative_to(folder)]
+
+
+@pytest.mark.usefixtures("short_training")
+def test_stacks_become_a_registered_network(tmp_path: Path, here: Callable[..., str]) -> None:
+    stacks = [tmp_path / f"stack_{seed}.tif" for seed in (1, 2)]
+    for seed, path in enumerate(stacks, start=1):
+        stack = simulate_focal_stack("organoid_layer", shape=(5, 192, 192), seed=seed)
+        tifffile.imwrite(path, stack.slices, photometric="minisblack")
+    models = tmp_path / "models"
+    said = here("retrain_offline.py", *stacks, "--models", models, "--minutes", 3)
+    (version,) = own_models(models)
+    assert sorted(version.card["trained_on"]) == ["stack_1", "stack_2"]
+    report = json.loads((version.path / "report.json").read_text(encoding="utf-8"))
+    assert report["steps"] == 4
+    assert f"{report['iou_before']:.3f} → {report['iou_after']:.3f}" in said
+    assert f"registered: {version.name}, with a report: {version.path / 'report.html'}" in said
+    assert report["reason"] in said
+    assert ("models use" in said) == report["passed"]
+    assert Registry(models).current().name == Registry(models).shipped_version().name
+
+
+@pytest.fixture
+def correcting(followed: tuple[Workplace, str, Run], tmp_path: Path) -> tuple[ModuleType, Path]:
+    """Return the example that corrects masks, and a run of its own to correct."""
+    spec = importlib.util.spec_from_file_location("correcting", EXAMPLES / CORRECTS)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, Path(shutil.copytree(followed[2].path, tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("short_training")
+def test_what_was_painted_is_in_the_run_and_is_learnt_from(
+    correcting: tuple[ModuleType, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example, run = correcting
+    live = np.asarray(open_run(run).images[0].in_focus[1, 0])
+    fullest = int(live.sum(axis=(1, 2)).argmax())
+    boxed, doubted, mistaken = [z for z in range(11) if z != fullest][-3:]
+    expected = np.zeros_like(live)
+    expected[[fullest, boxed, doubted, mistaken]] = live[[fullest, boxed, doubted, mistaken]]
+    expected[boxed, 10:40, 20:80] = 1
+    expected[doubted, :9] = 2
+    expected[mistaken, 100:, 50:60] = 1
+    expected[fullest], expected[fullest, 0, 0] = 0, 2  # nothing but 0: nobody has looked at it
+    lock = FileLock(run / ".writer.lock")  # as of a daemon that has not ended with the run
+    asked: list[str] = []
+
+    def paint(path: Path, key: StackKey) -> NDArray[np.uint8]:
+        lock.acquire()
+        masks: NDArray[np.uint8] = example.masks_so_far(path, key)
+        np.testing.assert_array_equal(masks, live)
+        masks[boxed, 10:40, 20:80] = 1
+        masks[doubted, :9] = 2
+        masks[mistaken, 100:, 50:60] = 7
+        masks[fullest] = 0
+        return masks
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        lock.release()
+        return ""
+
+    monkeypatch.setattr(example, "edit", paint)
+    monkeypatch.setattr("builtins.input", answer)
+    models = tmp_path / "models"
+    arguments = ["--t", "1", "--models", str(models), "--minutes", "3"]
+    monkeypatch.setattr(sys, "argv", [CORRECTS, str(run), *arguments])
+    example.main()
+
+    assert len(asked) == 1 and "another process is writing this run" in asked[0]
+    corrected = np.asarray(open_run(run).images[0].labels["corrected"][:, 0])
+    np.testing.assert_array_equal(corrected[1], expected)
+    assert not corrected[0].any()
+    np.testing.assert_array_equal(open_run(run).images[0].in_focus[1, 0], live)
+    said = capsys.readouterr().out
+    slices = sorted([fullest, boxed, doubted, mistaken])
+    assert f"corrected: slices {slices}\n" in said
+    (version,) = own_models(models)
+    assert f"registered: {version.name}, with a report: " in said
+    report = json.loads((version.path / "report.json").read_text(encoding="utf-8"))
+    assert len([line for line in report["learnt_from"] if "hand-made" in line]) == 1
+
+    monkeypatch.setattr(example, "edit", example.masks_so_far)
+    example.main()
+    assert capsys.readouterr().out == "nothing was changed\n"
+    assert len(own_models(models)) == 1
+
+
+def test_run_that_has_no_end_is_refused_before_anything_is_painted(
+    correcting: tuple[ModuleType, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example, run = correcting
+    journal = run / "frames.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    journal.write_text("".join(x for x in lines if '"end"' not in x), encoding="utf-8")
+    monkeypatch.delattr(example, "edit")
+    monkeypatch.setattr(sys, "argv", [CORRECTS, str(run)])
+    with pytest.raises(SystemExit, match="2"):
+        example.main()
+    assert "has no end yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", [with_window(CORRECTS, "napari")])
+def test_napari_shows_the_masks_to_paint_on_and_what_is_painted_is_kept(
+    example: str, followed: tuple[Workplace, str, Run], tmp_path: Path
+) -> None:
+    place, _, run = followed
+    path = Path(shutil.copytree(run.path, tmp_path / "run"))
+    layers = layers_shown(place, example, path)
+    assert [layer[1:3] for layer in layers] == 2 * [[[11, 256, 256], scale_um(run)]]
+    image = open_run(path).images[0]
+    corrected, live = np.asarray(image.labels["corrected"][0, 0]), np.asarray(image.in_focus[0, 0])
+    assert corrected[3, 20, 40] == 2
+    assert np.count_nonzero(corrected[3] != live[3]) == 1
+    assert not np.delete(corrected, 3, axis=0).any()

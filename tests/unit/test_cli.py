@@ -37,7 +37,7 @@ PROMISED: dict[str, set[str]] = {
         "--profile",
     },
     "setup": {"--mm-config", "--profile", "--config", "--output", "--slices", "--yes"},
-    "demo": {"--stacks", "--headless", "--output"},
+    "demo": {"--stacks", "--headless", "--output", "--exposure", "--learning"},
     "label": {
         "-o",
         "--preset",

@@ -11,10 +11,14 @@ import yaml
 from pydantic import BaseModel
 
 from deepfocus_live.config import Config, load_config, packaged_data
-from deepfocus_live.focus import PRESETS
+from deepfocus_live.daemon._profiles import with_profiles
+from deepfocus_live.focus import PRESETS, depth_of_field_um
+from tests.stored_frames import run_spec
 
 FOLDER = packaged_data("configs")
-DEFAULT, DEMO = FOLDER / "default.yaml", FOLDER / "demo.yaml"
+DEFAULT, DEMO, MICROSCOPE = (
+    FOLDER / name for name in ("default.yaml", "demo.yaml", "microscope.yaml")
+)
 
 
 def leaves(tree: Any, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -54,7 +58,12 @@ def comment_of(key: str) -> str:
 
 
 def test_configs_are_found_in_checkout_or_wheel() -> None:
-    assert {file.name for file in FOLDER.glob("*.yaml")} == {"default.yaml", "demo.yaml"}
+    assert set(FOLDER.glob("*.yaml")) == {DEFAULT, DEMO, MICROSCOPE}
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_file_loads(file: Path) -> None:
+    assert load_config(file).output_dir.is_absolute()
 
 
 def test_default_file_has_every_key_with_its_default_and_no_other() -> None:
@@ -93,6 +102,48 @@ def test_demo_file_loads_and_changes_something_with_every_line() -> None:
     assert written.keys() <= defaults.keys()
     assert {key for key, value in written.items() if value == defaults[key]} == set()
     assert load_config(DEMO).output_dir.parent == Path.home()
+
+
+@pytest.mark.parametrize(
+    ("preset", "channel", "profile"),
+    [
+        pytest.param("Res10x", "BF", "brightfield-10x", id="brightfield"),
+        pytest.param("Res10x", "brightfield low", "brightfield-10x", id="in-words"),
+        pytest.param("Res20x", "FITC", "fluorescence-20x", id="green"),
+        pytest.param("res20x", "GFP-long", "fluorescence-20x", id="begins-with-gfp"),
+        pytest.param("Res20x", "DAPI", "default", id="blue"),
+        pytest.param("Res20x", "BF", "default", id="brightfield-with-the-other-objective"),
+        pytest.param("Res40x", "FITC", "default", id="a-third-objective"),
+        pytest.param(None, "FITC", "default", id="no-preset"),
+    ],
+)
+def test_the_example_of_a_microscope_gives_channels_the_profiles_that_it_says(
+    preset: str | None, channel: str, profile: str
+) -> None:
+    spec = run_spec(channels=[{"name": channel}], pixel_size_preset=preset)
+    found, notes = with_profiles(spec, load_config(MICROSCOPE).profiles)
+    assert (found.profile_of(0), notes) == (profile, [])
+
+
+@pytest.mark.parametrize(
+    ("profile", "pixel_um", "depth_um"),
+    [("brightfield-10x", 0.65, 8), ("fluorescence-20x", 0.325, 1.2)],
+)
+def test_the_example_of_a_microscope_says_its_depths_of_field(
+    profile: str, pixel_um: float, depth_um: float
+) -> None:
+    one = load_config(MICROSCOPE).profiles[profile]
+    assert one.numerical_aperture is not None
+    assert one.wavelength_nm is not None
+    depth = depth_of_field_um(
+        numerical_aperture=one.numerical_aperture,
+        immersion_index=one.immersion_index,
+        wavelength_um=one.wavelength_nm / 1000,
+        pixel_size_um=pixel_um,
+    )
+    assert depth == pytest.approx(depth_um, rel=0.05)
+    assert f"pixels of {pixel_um:g} µm" in (text := MICROSCOPE.read_text(encoding="utf-8"))
+    assert f"about {depth_um:g} µm" in text
 
 
 def test_changes_go_over_what_the_file_says(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_microscope_that_dies_while_its_run_is_made_leaves_one_run(
     for thread in (begin, look):
         thread.join(30)
         assert not thread.is_alive()
+    daemon._close_all()  # the journal's thread has written what it had
     (folder,) = (tmp_path / "runs").iterdir()
     run = open_run(folder)
     assert run.state == "interrupted"
