@@ -17,4 +17,11 @@ import deepfocus_live
 core = CMMCorePlus()
 core.loadSystemConfiguration(sys.argv[1] if len(sys.argv) > 1 else "MMConfig_demo.cfg")
 deepfocus_live.attach(core, output="deepfocus-runs")
-core.run_mda(MDASequence(z_plan={"range": 20, "step": 2}, time_plan={"interval": 0, "loops": 2}))
+core.run_mda(
+    MDASequence(
+        # Without it, the range is taken around 0 of the stage, wherever that is.
+        stage_positions=[{"z": core.getZPosition()}],
+        z_plan={"range": 20, "step": 2},
+        time_plan={"interval": 0, "loops": 2},
+    )
+)
