@@ -38,6 +38,7 @@ __all__ = [
 
 WINDOWS = sys.platform == "win32"
 _APP = "deepfocus-live"
+_SAME_BOOT_S = 120.0
 RUNTIME_DIR_VARIABLE = "DEEPFOCUS_LIVE_RUNTIME_DIR"
 """Environment variable that gives a process and its children a daemon of their own."""
 _BACK = 5
@@ -311,6 +312,24 @@ class ProcessStamp:
             process.kill()
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(timeout=5)
+
+
+def boot_mark() -> str:
+    """Return what tells this start of the system from others, in at most 64 ASCII characters."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{psutil.boot_time():.0f}"
+
+
+def is_this_boot(mark: str) -> bool:
+    """Return whether a `boot_mark` is of the system's present start."""
+    mine = boot_mark()
+    try:
+        # Where it is a time, a clock that was set moves it; no start follows another so soon.
+        return abs(float(mark) - float(mine)) < _SAME_BOOT_S
+    except ValueError:
+        return mark == mine
 
 
 def _started(process: psutil.Process) -> float:

@@ -465,7 +465,8 @@ def _wait_for_rest(trial: Trial, *, patience_s: float = 60.0) -> None:
         address = find_daemon()
         if address is not None:
             with contextlib.suppress(OSError), address.connect() as client:
-                if client.ask({"type": "status"})["status"]["run"] is None:
+                status = client.ask({"type": "status"})["status"]
+                if status["run"] is None and status["state"] != "catching-up":
                     return
         time.sleep(0.05)
     trial.faults.append(f"the run was not closed after {patience_s:.0f} s")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _MOMENT_S = 1.0
-_READY_S = 60.0
 
 
 def register(app: typer.Typer) -> None:
@@ -123,7 +122,7 @@ def _flags(given: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _start_detached(arguments: tuple[str, ...]) -> None:
-    from deepfocus_live.ring import find_daemon, start_daemon
+    from deepfocus_live.ring import READY_S, find_daemon, start_daemon
 
     first = find_daemon()
     if first is not None:
@@ -135,7 +134,7 @@ def _start_detached(arguments: tuple[str, ...]) -> None:
     try:
         with address.connect() as client:
             # It says where it is before it is ready.
-            client.ask({"type": "status"}, timeout_s=_READY_S)
+            client.ask({"type": "status"}, timeout_s=READY_S)
     except OSError:
         raise RuntimeError(
             "the daemon ended while it started, or takes very long: `deepfocus-live logs` says why."
@@ -149,14 +148,14 @@ def stop(
     ] = False,
 ) -> None:
     """Stop the daemon: acquisitions end first, masks and labels are finished."""
-    from deepfocus_live.ring import find_daemon
+    from deepfocus_live.ring import READY_S, find_daemon
 
     address = find_daemon()
     if address is None:
         typer.echo("no daemon is running.")
         return
     with address.connect() as client:
-        answer = client.ask({"type": "stop", "now": now})
+        answer = client.ask({"type": "stop", "now": now}, timeout_s=READY_S)
     if answer.get("acquiring") and not now:
         typer.echo("an acquisition is running; the daemon ends after it (--now: at once).")
     else:
@@ -180,13 +179,13 @@ def _wait_until_stopped(address: DaemonAddress, within_s: float) -> None:
 
 def reload() -> None:
     """Have the daemon read its configuration file again; say what changes, and when."""
-    from deepfocus_live.ring import find_daemon
+    from deepfocus_live.ring import READY_S, find_daemon
 
     address = find_daemon()
     if address is None:
         raise InputError("no daemon is running: `deepfocus-live start` reads the configuration.")
     with address.connect() as client:
-        answer = client.ask({"type": "reload"}, timeout_s=_READY_S)
+        answer = client.ask({"type": "reload"}, timeout_s=READY_S)
     if not answer["ok"]:
         raise InputError(f"{answer['reason']} The daemon goes on as before.")
     for change in answer["changes"]:
@@ -199,14 +198,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Say what the daemon does. Exit code 1 when none is running."""
-    from deepfocus_live.ring import find_daemon
+    from deepfocus_live.ring import READY_S, find_daemon
 
     address = find_daemon()
     if address is None:
         typer.echo(json.dumps({"state": "not running"}) if as_json else "no daemon is running.")
         raise typer.Exit(1)
     with address.connect() as client:
-        found = client.ask({"type": "status"}, timeout_s=_READY_S)["status"]
+        found = client.ask({"type": "status"}, timeout_s=READY_S)["status"]
     typer.echo(json.dumps(found, indent=1) if as_json else _in_words(found))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from deepfocus_live.daemon._intake import Client
+from deepfocus_live.daemon._run import ActiveRun
 from deepfocus_live.ring import Message
 
 __all__ = ["Clients"]
@@ -51,10 +52,11 @@ class Clients:
             if run is not None and run.spec.run_id == run_id:
                 client.send(message)
 
-    def beat(self) -> None:
-        """Tell all that the event loop is alive; call in it."""
+    def beat(self, state: str, runs: Iterable[ActiveRun]) -> None:
+        """Tell all that the event loop is alive, and how the open runs do; call in it."""
+        masked = {run.spec.run_id: run.masked for run in runs}
         for client in self:
-            client.connection.send({"type": "heartbeat"})
+            client.connection.send({"type": "heartbeat", "state": state, "masked": masked})
 
     async def take_leave(self) -> None:
         """Tell all that the daemon ends, and close their connections."""

@@ -32,7 +32,7 @@ class Doorway:
         """Serve one connection, when the time has come."""
         while self._serve is None:
             # Who hears nothing for long takes the daemon for hung, and kills it.
-            connection.send({"type": "heartbeat"})
+            connection.send({"type": "heartbeat", "state": "starting"})
             try:
                 async with asyncio.timeout(_HEARTBEAT_S):
                     await self._opened.wait()

@@ -131,10 +131,11 @@ class Intake:
 
     def open_ring(self, path: str) -> MemoryRing:
         """Return the ring at `path`, mapped once however often its owner comes back."""
-        ring = self.rings.get(path)
-        if ring is None:
-            ring = self.rings[path] = MemoryRing(Path(path))
-        return ring
+        with self._lock:
+            ring = self.rings.get(path)
+            if ring is None:
+                ring = self.rings[path] = MemoryRing(Path(path))
+            return ring
 
     def close_ring(self, path: str, *, remove: bool) -> None:
         """Let a ring go."""
@@ -214,7 +215,9 @@ class Intake:
         if stored.duplicate:
             durable(None)
         else:
-            run.writer.journal_frame(header, stored, durable)
+            # What a file held when the computer went down may be torn, and nothing tells.
+            marks = {"may_be_torn": True} if frame.source.outlived_system else {}
+            run.writer.journal_frame(header, stored, durable, **marks)
         return None
 
     def _read(self, frame: _Announced) -> tuple[FrameHeader, NDArray[Any]] | None:

@@ -10,6 +10,7 @@ Calls by hand leave a wish, or go straight to the registry.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -66,11 +67,6 @@ class Learner:
         Told what a person should look at.
     clock : callable
         Seconds since the epoch.
-
-    Attributes
-    ----------
-    turn : Lock
-        To be held while a run is begun: no model is taken up meanwhile.
     """
 
     def __init__(
@@ -107,7 +103,6 @@ class Learner:
             expecting=expecting,
             warn=warn,
         )
-        self.turn = self._take_over.turn
         self._taught: str | None = None
         self._tries = 0
         self._outlook: dict[str, Decision] = {}
@@ -130,10 +125,9 @@ class Learner:
         if self._on:
             self._judge.labelled(run, progress)
 
-    def run_begins(self) -> None:
-        """Note that a run is about to begin; whoever says so holds `turn`."""
-        if self._on:
-            self._take_over.run_begins()
+    def run_begins(self) -> contextlib.AbstractContextManager[None]:
+        """Return what a run is begun inside of: meanwhile no model takes over."""
+        return self._take_over.run_begins() if self._on else contextlib.nullcontext()
 
     def run_labelled(self, run: ActiveRun) -> None:
         """Note that a run has ended, and all its stacks have labels; on the label thread."""

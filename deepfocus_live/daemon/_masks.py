@@ -112,8 +112,21 @@ class MaskMaker:
         ]
 
     def start(self) -> None:
-        """Load the default profile's model and begin."""
-        self.prepare("default", (512, 512))
+        """Load the default profile's model and begin.
+
+        Raises
+        ------
+        InputError
+            If what is configured cannot be had. A device that fails otherwise is tried again when
+            a run begins: slices are stored without masks meanwhile.
+        """
+        try:
+            self.prepare("default", (512, 512))
+        except InputError:
+            raise
+        except Exception as error:
+            log.exception("the default profile's model could not be loaded")
+            self._warn(f"no masks for now: {error}", key=("device", "default"))
         for thread in self._threads:
             thread.start()
 

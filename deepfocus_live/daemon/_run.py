@@ -183,6 +183,8 @@ class ActiveRun:
         self.ended = False
         self.ending = False
         """Whether somebody is about to end it."""
+        self.orphaned = False
+        """Whether its program is dead: its frames come out of what that left."""
         self.missed: MissedFrames | None = None
         self.hardware_triggered = False
         self._then: Callable[[], None] | None = None

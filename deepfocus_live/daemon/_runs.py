@@ -5,9 +5,9 @@ Design Notes
 A run is open from its first announcement until everything owed to it is done.
 Which ones are is written down, so that the next daemon finishes them if this
 one dies. Three parties may ask for one run, each from a thread of its own: its
-client, the watch that looks for rings of dead producers, and the page. A run is
-opened and closed by one of them at a time: a microscope that dies while its run
-is being made is found dead before the run is there.
+client, who takes over what a dead client left, and the watch, which closes. A
+run is opened and closed by one of them at a time: a microscope that dies while
+its run is being made is found dead before the run is there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._intake import FrameSource, Intake, run_of
+from deepfocus_live.daemon._intake import FrameSource, Intake
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._missed import find_missed
@@ -36,14 +36,10 @@ from deepfocus_live.focus import Conditions
 from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.ring import (
     MemoryRing,
-    RingError,
-    SpilledFrames,
-    leftover_rings,
-    leftover_spills,
 )
 from deepfocus_live.volume import RunWriter, open_run, partial_of
 
-__all__ = ["OpenRuns", "conditions_of"]
+__all__ = ["OpenRuns", "conditions_of", "is_left_open"]
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +65,8 @@ class OpenRuns:
         Called with a run that no more frames come for, all of them stored and passed on.
     on_closed : callable
         Called with its id.
-    warn, clear : callable
-        Raise a warning, and end one that is raised under a key.
+    warn : callable
+        Raises a warning.
     """
 
     def __init__(
@@ -86,7 +82,6 @@ class OpenRuns:
         on_ended: Callable[[ActiveRun], None],
         on_closed: Callable[[str], None],
         warn: SayWarning,
-        clear: Callable[[Hashable], None],
     ) -> None:
         self._config = config
         self._conditions = conditions
@@ -98,13 +93,12 @@ class OpenRuns:
         self._on_ended = on_ended
         self._on_closed = on_closed
         self._warn = warn
-        self._clear = clear
         self._runs: dict[str, ActiveRun] = {}
         self._recent: dict[str, Path] = {}
         self._guard = threading.Lock()
         self._in_hand: set[str] = set()
         self._let_go = threading.Condition(self._guard)
-        self._spill_drain: threading.Thread | None = None
+        self._left_open: list[Path] = []
         self.chosen_profile: str | None = None
         """On the page, for the runs to come; None: each channel has what `match` gives it."""
 
@@ -125,15 +119,15 @@ class OpenRuns:
 
     @property
     def acquiring(self) -> bool:
-        """Whether frames may still come for any of them."""
-        return any(not run.ended for run in self.all())
+        """Whether a program may still take frames for any of them."""
+        return any(not (run.ended or run.orphaned) for run in self.all())
 
     @property
     def expecting(self) -> bool:
         """Whether a program that lives is in a run that is not open here yet; reads journals."""
         held = {run.writer.path for run in self.all()}
         return any(
-            ring.folder not in held and ring.producer.alive() and _left_open(ring.folder)
+            ring.folder not in held and ring.producer.alive() and is_left_open(ring.folder)
             for ring in list(self._intake.rings.values())
         )
 
@@ -150,7 +144,7 @@ class OpenRuns:
         with self._alone_with(spec.run_id):
             run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, ring)
             ring.folder = run.writer.path
-            run.ended = run.ending = False
+            run.ended = run.ending = run.orphaned = False
         return run
 
     @contextlib.contextmanager
@@ -214,47 +208,62 @@ class OpenRuns:
             "software": {"deepfocus-live": __version__, **spec.software},
         }
         writer = RunWriter.create(output, spec, self._config.storage, about=about, named=named)
-        return self._adopt(writer)
+        with _closed_on_failure(writer):
+            run = ActiveRun(writer, *self._looks(spec))
+        self._enter(run)
+        return run
 
     def _reopen(self, path: Path) -> ActiveRun:
         """Open a run that an earlier daemon began, and owe it what that one did not finish."""
-        run = self._adopt(RunWriter.reopen(path, self._config.storage))
-        writer = run.writer
-        leftovers = []
+        writer = RunWriter.reopen(path, self._config.storage)
+        with _closed_on_failure(writer):
+            run = ActiveRun(writer, *self._looks(writer.spec))
+            to_mask, to_label = self._owed(run)
+            run.restore(open_run(path).journal, {job.key for job in to_mask})
+        self._enter(run)
+        for job in to_label:
+            self._background.put(job)
+        self._masks.put_old(to_mask)
+        return run
+
+    def _owed(self, run: ActiveRun) -> tuple[list[StoredSlice], list[StoredSlice]]:
+        """Return the slices that want a mask, and those that want a label; the run owes them."""
+        writer, unmasked = run.writer, 0
+        to_mask, to_label = [], []
         for number, placement in writer.durable_placements().items():
             wants_mask = number not in writer.masked_before and self.segmented(run, placement)
             wants_label = placement.stack(run.spec.run_id) not in writer.labelled_before
             run.received += 1
-            run.masked += not wants_mask
+            run.masked += number in writer.masked_before
+            unmasked += wants_mask
             if (wants_mask or wants_label) and writer.pixels_stored:
                 users = int(wants_mask) + int(wants_label)
                 job = StoredSlice(run, placement, number, budget=self._budget, users=users)
                 run.owe(users)
                 if wants_label:
-                    self._background.put(job)
+                    to_label.append(job)
                 if wants_mask:
-                    leftovers.append(job)
-        if not writer.pixels_stored and run.received > run.masked:
+                    to_mask.append(job)
+        if unmasked and not writer.pixels_stored:
             self._warn(
-                f"run {run.spec.name}: {run.received - run.masked} slices without mask: it keeps "
-                "no pixels, and an earlier daemon was killed before it had made them",
+                f"run {run.spec.name}: {unmasked} slices without mask: it keeps no pixels, and an "
+                "earlier daemon was killed before it had made them",
                 run=run.spec.name,
             )
-        run.restore(open_run(path).journal, {job.key for job in leftovers})
-        self._masks.put_old(leftovers)
-        return run
+        return to_mask, to_label
 
-    def _adopt(self, writer: RunWriter) -> ActiveRun:
-        spec = writer.spec
-        run = ActiveRun(writer, *self._looks(spec))
+    def _enter(self, run: ActiveRun) -> None:
+        """Count a run among the open ones."""
+        spec, path = run.spec, run.writer.path
         with self._guard:
             self._runs[spec.run_id] = run
-            self._recent[spec.run_id] = writer.path
+            self._recent[spec.run_id] = path
             while len(self._recent) > _MOST_RECENT:
                 del self._recent[next(iter(self._recent))]
+            if path in self._left_open:
+                self._left_open.remove(path)
             self._remember_open_runs()
         self._on_opened(spec)
-        return run
 
     def _looks(self, spec: RunSpec) -> list[Look]:
         """Return how each channel is looked at, the models for it warm."""
@@ -293,114 +302,56 @@ class OpenRuns:
         except InputError as error:
             self._warn(f"run {spec.name}: no masks: {error}", run=spec.name)
             return False
+        except Exception as error:
+            # A device or a runtime may fail in any way; an acquisition is worth more than masks.
+            log.exception("run %s: no masks", spec.name)
+            self._warn(f"run {spec.name}: no masks: {error}", run=spec.name)
+            return False
         return True
 
     # ------------------------------------------------- what others left behind
 
-    def take_over_leftovers(self) -> None:
-        """Store what dead producers left, and finish runs that a dead daemon left."""
-        self.take_over_rings()
-        for path in self._open_runs_before():
-            held = any(run.writer.path == path for run in self._runs.values())
-            if not held and not self._has_live_ring(path):
-                with contextlib.suppress(InputError, OSError, KeyError):
-                    run = self._reopen(path)
-                    self.end(run, "interrupted")
+    def take_over(self, spec: RunSpec, source: FrameSource) -> ActiveRun:
+        """Open the run of frames that a dead program left, or go on with it; waits for the disk.
 
-    def take_over_rings(self) -> None:
-        """Store what dead producers left in rings and spills, also those we never heard of.
-
-        What one left half-made is removed.
+        Raises
+        ------
+        InputError, OSError
+            If it can be neither made nor gone on with.
         """
-        found = leftover_rings()
-        for path in set(map(Path, self._intake.rings)) - set(found):
-            # Removed by its owner: our mapping would keep its memory.
-            self._intake.close_ring(str(path), remove=False)
-        for path in found:
-            try:
-                ring = self._intake.open_ring(str(path))
-            except (OSError, RingError, ValueError):
-                # Being made right now, or no ring of this version: not ours to touch.
-                if MemoryRing.is_debris(path):
-                    _remove_debris(path)
-                continue
-            if not ring.producer.alive():
-                self._take_over(str(path))
-        if self._spill_drain is None or not self._spill_drain.is_alive():
-            self._take_over_spills()
+        with self._alone_with(spec.run_id):
+            run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, source)
+            run.ended = run.ending = False
+            run.orphaned = True
+        return run
 
-    def _spills_of_the_dead(self) -> Iterator[SpilledFrames]:
-        for path in leftover_spills(self._config.ring.spill):
-            try:
-                spill = SpilledFrames(path)
-            except (OSError, RingError):
-                if SpilledFrames.is_debris(path):
-                    _remove_debris(path)
-                continue
-            if not spill.producer.alive():
-                yield spill
+    def finish_left_open(self, in_hand: Collection[Path]) -> None:
+        """Finish the runs that a dead daemon left open; those `in_hand` somebody else goes on with.
 
-    def _take_over_spills(self) -> None:
-        """Have what the dead spilled drained by a thread: it may be more than memory holds."""
-        found: dict[str, tuple[ActiveRun, list[SpilledFrames]]] = {}
-        for spill in self._spills_of_the_dead():
-            spec = run_of(spill)
-            try:
-                if spec is None or not spill.waiting():
-                    spill.remove()
-                    continue
-                with self._alone_with(spec.run_id):
-                    run = self._runs.get(spec.run_id) or self._reopen_or_create(spec, spill)
-                    run.ended = run.ending = False
-            except (InputError, OSError) as error:
-                # The frames stay where they are: this is not the time to give them up.
-                name = "unknown" if spec is None else spec.name
-                text = f"frames of run {name} wait in {spill.path}: {error}"
-                self._warn(text, key=("waits", str(spill.path)), run=name)
-                continue
-            self._clear(("waits", str(spill.path)))
-            found.setdefault(spec.run_id, (run, []))[1].append(spill)
-        if found:
-            self._spill_drain = threading.Thread(
-                target=self._drain_spills, args=(list(found.values()),), name="spill", daemon=True
-            )
-            self._spill_drain.start()
+        One that cannot be gone on with now is looked at again by the next daemon.
+        """
+        self._left_open = _open_runs_before()
+        for path in list(self._left_open):
+            held = path in in_hand or any(run.writer.path == path for run in self.all())
+            if not held and not self._has_live_ring(path):
+                self._finish_left_open(path)
 
-    def _drain_spills(self, found: list[tuple[ActiveRun, list[SpilledFrames]]]) -> None:
-        for run, spills in found:
-            for spill in spills:
-                count = len(spill.waiting())
-                self._intake.drain(run, spill)
-                if spill.waiting():
-                    return  # stopped: the next daemon goes on
-                log.info("%d frames came out of a spill", count, extra={"run": run.spec.name})
-                spill.remove()
-            self.end(run, "interrupted")
-
-    def _take_over(self, path: str) -> None:
-        """Drain the ring of a dead producer, then remove it; what it spilled ends the run."""
-        ring = self._intake.open_ring(path)
-        spec = run_of(ring)
-        if spec is not None:
-            spills = [s for s in self._spills_of_the_dead() if s.run == ring.run]
-            try:
-                with self._alone_with(spec.run_id):
-                    run = self._runs.get(spec.run_id)
-                    if run is None and (ring.waiting() or spills or _left_open(ring.folder)):
-                        run = self._reopen_or_create(spec, ring)
-            except (InputError, OSError) as error:
-                # The frames stay where they are: this is not the time to give them up.
-                text = f"frames of run {spec.name} wait in {path}: {error}"
-                self._warn(text, key=("waits", path), run=spec.name)
-                return
-            self._clear(("waits", path))
-            if run is not None and not run.ended:
-                self._intake.drain(run, ring)
-                if ring.waiting():
-                    return  # stopped: the next daemon goes on
-                if not spills:
-                    self.end(run, "interrupted")
-        self._intake.close_ring(path, remove=True)
+    def _finish_left_open(self, path: Path) -> None:
+        if not path.exists() and path.parent.exists():
+            log.info("%s was open, and is not there any more", path)
+            with self._guard:
+                self._left_open.remove(path)
+                self._remember_open_runs()
+            return
+        try:
+            self.end(self._reopen(path), "interrupted")
+        except (InputError, OSError) as error:
+            # Its disk may not be there yet: it stays among those that are open.
+            self._warn(f"a run that was open is not finished: {error}", key=("unfinished", path))
+        except Exception as error:
+            # One run must not keep the daemon from all others.
+            log.exception("%s", path)
+            self._warn(f"{path}: not finished: {error}", key=("unfinished", path))
 
     def _reopen_or_create(self, spec: RunSpec, source: FrameSource) -> ActiveRun:
         folder = source.folder
@@ -417,8 +368,6 @@ class OpenRuns:
 
     def _create_for(self, spec: RunSpec, source: FrameSource) -> ActiveRun:
         """Make a run whose folder its ring knows before it is there: none is ever left unknown."""
-        if not isinstance(source, MemoryRing):
-            return self._create(spec)
 
         def named(path: Path) -> None:
             source.folder = path
@@ -435,17 +384,12 @@ class OpenRuns:
         )
 
     def _remember_open_runs(self) -> None:
-        paths = [str(run.writer.path) for run in self._runs.values()]
+        open_now = [run.writer.path for run in self._runs.values()]
+        paths = [str(path) for path in dict.fromkeys([*self._left_open, *open_now])]
         file = _open_runs_file()
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(paths), encoding="utf-8")
         _platform.replace(partial, file)
-
-    def _open_runs_before(self) -> list[Path]:
-        try:
-            return [Path(p) for p in json.loads(_open_runs_file().read_text(encoding="utf-8"))]
-        except (OSError, ValueError):
-            return []
 
     def close_finished(self) -> None:
         """Close the runs that nothing is owed to any more; open until their folders are."""
@@ -506,7 +450,7 @@ def conditions_of(
     return conditions
 
 
-def _left_open(folder: Path | None) -> bool:
+def is_left_open(folder: Path | None) -> bool:
     """Return whether there is a run that nobody has ended."""
     try:
         return folder is not None and open_run(folder).state == "open"
@@ -514,10 +458,22 @@ def _left_open(folder: Path | None) -> bool:
         return False
 
 
-def _remove_debris(path: Path) -> None:
-    log.info("%s was left half-made by a process that died: removed", path)
-    with contextlib.suppress(OSError):
-        path.unlink()
+@contextlib.contextmanager
+def _closed_on_failure(writer: RunWriter) -> Iterator[None]:
+    """Let the run go where what is done inside fails: whoever asks again must find it free."""
+    try:
+        yield
+    except BaseException:
+        writer.close()
+        raise
+
+
+def _open_runs_before() -> list[Path]:
+    try:
+        found = json.loads(_open_runs_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [Path(one) for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 def _open_runs_file() -> Path:

@@ -39,6 +39,7 @@ from deepfocus_live.daemon._doorway import Doorway
 from deepfocus_live.daemon._intake import Intake
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._learning import Learner
+from deepfocus_live.daemon._leftovers import Leftovers
 from deepfocus_live.daemon._live import LiveView
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._model_list import Thresholds, list_models
@@ -78,7 +79,10 @@ _LAGGING = 8
 
 
 class DaemonState(StrEnum):
-    """`starting → ready ⇄ acquiring → catching-up → ready`, and `stopping` from any of them."""
+    """`starting → ready ⇄ acquiring → catching-up → ready`, and `stopping` from any of them.
+
+    A microscope whose run waits for a daemon to be ready hears of `starting` by its heartbeats.
+    """
 
     STARTING = "starting"
     READY = "ready"
@@ -169,6 +173,12 @@ class Daemon:
             on_ended=lambda run: self._flow.run_ended(run),
             on_closed=self._run_closed,
             warn=self._warnings.warn,
+        )
+        self._leftovers = Leftovers(
+            config,
+            runs=self._runs,
+            intake=self._intake,
+            warn=self._warnings.warn,
             clear=self._warnings.clear,
         )
         self._thresholds = Thresholds(self.registry)
@@ -253,10 +263,11 @@ class Daemon:
     # ---------------------------------------------------------------- life
 
     def prepare(self) -> None:
-        """Load and warm the model, store what dead programs left, serve the page."""
+        """Load and warm the model, begin to store what dead programs left, serve the page."""
         if self._config.inference.enabled:
             self._masks.start()
-        self._runs.take_over_leftovers()
+        self._leftovers.look()
+        self._runs.finish_left_open(self._leftovers.folders)
         self._page.start()
 
     async def run(self, server: asyncio.Server, doorway: Doorway) -> None:
@@ -317,13 +328,16 @@ class Daemon:
         while self._acquiring and not self._stop_now:
             await asyncio.sleep(0.1)
         deadline = time.monotonic() + _CATCH_UP_S
-        while self._runs and not self._stop_now and time.monotonic() < deadline:
+        while (
+            (self._runs or self._leftovers) and not self._stop_now and time.monotonic() < deadline
+        ):
             await asyncio.sleep(0.05)
         await self._clients.take_leave()
 
     def _close_all(self) -> None:
         self._learner.stop()
         self._intake.stop()
+        self._leftovers.stop()
         if self._config.inference.enabled:
             self._masks.stop()
         self._background.stop()
@@ -342,7 +356,7 @@ class Daemon:
             await asyncio.sleep(_HEARTBEAT_S)
             if gap := clock.look():
                 self._say(gap)
-            self._clients.beat()
+            self._clients.beat(str(self.state), self._runs.all())
 
     async def _watch(self) -> None:
         while True:
@@ -360,7 +374,7 @@ class Daemon:
         self._runs.close_finished()
         self._space.look(self._runs.all())
         self._warnings.look()
-        self._runs.take_over_rings()
+        self._leftovers.look()
         self._learner.look()
 
     # ------------------------------------------------------- what is under way
@@ -420,9 +434,11 @@ class Daemon:
         """What the daemon is doing."""
         if self._stopping:
             return DaemonState.STOPPING
+        if self._loop is None:
+            return DaemonState.STARTING
         if self._acquiring:
             return DaemonState.ACQUIRING
-        return DaemonState.CATCHING_UP if self._runs else DaemonState.READY
+        return DaemonState.CATCHING_UP if self._runs or self._leftovers else DaemonState.READY
 
     def reload(self) -> list[Change]:
         """Read the configuration again, and go on with what of it can change; return all changes.

@@ -200,4 +200,5 @@ class SliceFlow:
 
     def _tell_all_masked(self, run: ActiveRun) -> None:
         if run.all_announced:
-            self._clients.tell({"type": "masked", "run_id": run.spec.run_id})
+            run_id = run.spec.run_id
+            self._clients.tell({"type": "masked", "run_id": run_id, "masked": run.masked})

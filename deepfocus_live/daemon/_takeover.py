@@ -5,17 +5,19 @@ Design Notes
 Models become current through the registry alone, which a crash leaves whole; what is remembered of
 decisions is written after. So whoever dies where, the worst is a decision that is taken again.
 
-Between two runs a model is taken up under `turn`, which whoever begins a run holds too: no run
-begins with one model and goes on with another. A run is over, for this, when its last mask is made.
-Between two stacks of a run it is the mask thread
+Between two runs a model is taken up while no run begins: none begins with one model and goes on
+with another. Whoever begins a run says so first, and waits for a model that is just being taken up;
+what else takes time while it begins, such as its disk, holds up the swap alone. A run is over, for
+this, when its last mask is made. Between two stacks of a run it is the mask thread
 that takes it up: only there nothing is masked meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from deepfocus_live.config import Config
@@ -52,11 +54,6 @@ class TakeOver:
         Whether a run that is not open yet will go on: the daemon before this one had it.
     warn : callable
         Told of what a person has to decide.
-
-    Attributes
-    ----------
-    turn : Lock
-        To be held while a run is begun.
     """
 
     def __init__(
@@ -80,7 +77,8 @@ class TakeOver:
         self._background = background
         self._runs = runs
         self._warn = warn
-        self.turn = threading.Lock()
+        self._turn = threading.Lock()
+        self._beginning = 0
         self._anchor_asked: set[str] = set()
         self._in_use: dict[str, str] = {}
 
@@ -95,7 +93,7 @@ class TakeOver:
         if self._settle_watch(profile):
             # Not under the guard: who loads a model waits for it in turn.
             self._masks.follow(profile)
-        with self.turn:
+        with self._turn:
             self._take_up_between_runs(profile)
         waiting = self._memory[profile].waiting if self._swap == "between-stacks" else None
         if self._masks.staged(profile) == waiting:
@@ -113,10 +111,18 @@ class TakeOver:
         except InputError as error:
             self._refuse(profile, str(error))
 
-    def run_begins(self) -> None:
-        """Take up what waits before a run begins, by whoever holds `turn`."""
-        for profile in self._memory:
-            self._take_up_between_runs(profile)
+    @contextlib.contextmanager
+    def run_begins(self) -> Iterator[None]:
+        """Take up what waits, then nothing more until the run that begins inside is open."""
+        with self._turn:
+            for profile in self._memory:
+                self._take_up_between_runs(profile)
+            self._beginning += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._beginning -= 1
 
     def _take_up_between_runs(self, profile: str) -> None:
         waiting = self._memory[profile].waiting
@@ -125,8 +131,10 @@ class TakeOver:
         if self._memory[profile].was_taken_back(waiting):
             self._refuse(profile, "it was taken back before")
             return
-        if self._expecting() or any(
-            profile in run.profiles and not run.all_announced for run in self._runs()
+        if (
+            self._beginning
+            or self._expecting()
+            or any(profile in run.profiles and not run.all_announced for run in self._runs())
         ):
             return
         self._masks.unstage(profile)

@@ -61,6 +61,8 @@ class Attachment:
         self._profile = profile
         self._callbacks: dict[str, list[Callable[[Any], object]]] = {"mask": [], "stack": []}
         self._subscribed = False
+        self._daemon_state: str | None = None
+        self._masked: dict[str, int] = {}
         self._latest: MaskResult | None = None
         self._stacks = StackMemory()
         self._acquiring_on: int | None = None
@@ -197,31 +199,36 @@ class Attachment:
                 self._live = LiveFollower(self._core, self._sender.link)
 
     def status(self) -> dict[str, Any]:
-        """Return the daemon's `pid` and `page`, and what became of the frames so far.
+        """Return the daemon's `pid`, `page` and `state`, and what became of the frames so far.
 
         Returns
         -------
         dict
-            `connected`: whether there is a daemon now; `restarts`: how often it had to be started
-            again. Numbers of frames: `frames_taken` from the acquisition, `frames_sent` to where
-            the death of this process cannot take them, `frames_durable` on the disk,
-            `frames_waiting` for that, `frames_refused` as their run could not be opened,
-            `frames_spilled` by way of a disk as the ring was full, `frames_missed` as the camera
-            did not deliver them. `waits` and `waited_s`: how often and how long the acquisition
-            was slowed. `live`: whether live mode is followed. `space`: in one line why the present
-            run does not fit on its disk, else None. `runs`: folders of the last runs.
+            `state`: what the daemon does, "starting", "ready", "acquiring", "catching-up" or
+            "stopping", as of at most a second ago; None where there is none. `connected`: whether
+            there is a daemon now; `restarts`: how often it had to be started again. Numbers of
+            frames: `frames_taken` from the acquisition, `frames_sent` to where the death of this
+            process cannot take them, `frames_durable` on the disk, `frames_waiting` for that,
+            `frames_masked` of the last 1000 runs, as of at most a second ago, `frames_refused` as
+            their run could not be opened, `frames_spilled` by way of a disk as the ring was full,
+            `frames_missed` as the camera did not deliver them. `waits` and `waited_s`: how often
+            and how long the acquisition was slowed. `live`: whether live mode is followed. `space`:
+            in one line why the present run does not fit on its disk, else None. `runs`: folders of
+            the last runs.
         """
         sender = self._sender
         address = sender.link.daemon
         return {
             "pid": None if address is None else address.pid,
             "page": None if address is None else address.page,
+            "state": self._daemon_state if sender.link.connected else None,
             "connected": sender.link.connected,
             "restarts": sender.link.restarts,
             "frames_taken": sender.counts.taken,
             "frames_sent": sender.frames_sent,
             "frames_durable": sender.frames_durable,
             "frames_waiting": sender.frames_waiting,
+            "frames_masked": sum(self._masked.get(run_id, 0) for run_id in list(sender.run_ids)),
             "frames_refused": sender.counts.refused,
             "frames_spilled": sender.counts.spilled,
             "frames_missed": sender.counts.missed,
@@ -317,7 +324,17 @@ class Attachment:
             self._stacks.add(result, message["last_number"])
             self._events.put((kind, result))
         elif kind == "masked":
+            self._note_masked({message["run_id"]: message["masked"]})
             self._stacks.all_masked(message["run_id"])
+        elif kind == "heartbeat":
+            self._daemon_state = message["state"]
+            self._note_masked(message.get("masked", {}))
+
+    def _note_masked(self, counts: Mapping[str, int]) -> None:
+        known = self._sender.run_ids
+        kept = {run_id: count for run_id, count in self._masked.items() if run_id in known}
+        ours = {run_id: count for run_id, count in counts.items() if run_id in known}
+        self._masked = kept | ours
 
     def _call(self) -> None:
         while (event := self._events.get()) is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deepfocus_live.ring import (
+    READY_S,
     ControlClient,
     DaemonAddress,
     DaemonDidNotStart,
@@ -25,7 +26,6 @@ HUNG_AFTER_S = 10.0
 """A daemon that has been silent for so long is killed and replaced."""
 
 _LISTEN_S = 1.0
-_READY_S = 180.0
 
 log = logging.getLogger(__name__)
 
@@ -116,10 +116,10 @@ class DaemonLink:
             If it ends before that, or takes too long.
         """
         try:
-            status: Message = self.ask({"type": "status"}, timeout_s=_READY_S)["status"]
+            status: Message = self.ask({"type": "status"}, timeout_s=READY_S)["status"]
         except OSError:
             raise DaemonDidNotStart(
-                f"the daemon ended while it started, or was not ready after {_READY_S:.0f} s; "
+                f"the daemon ended while it started, or was not ready after {READY_S:.0f} s; "
                 f"see {log_path()}"
             ) from None
         return status
@@ -208,7 +208,7 @@ class DaemonLink:
             self._answers.put(message)
         elif message["type"] == "bye":
             self.said_bye = True
-        elif message["type"] != "heartbeat":
+        else:
             self._on_message(message)
 
     def _replace_hung(self) -> None:

@@ -11,6 +11,7 @@ from deepfocus_live.ring._messages import check_request
 from deepfocus_live.ring._private import private_daemon
 from deepfocus_live.ring._protocol import Message, ProtocolError
 from deepfocus_live.ring._runtime import (
+    READY_S,
     DaemonAddress,
     DaemonDidNotStart,
     claim_daemon_lock,
@@ -27,6 +28,7 @@ from deepfocus_live.ring._server import Connection, serve_control
 from deepfocus_live.ring._spill import FrameSpill, SpilledFrames, leftover_spills, spill_folder
 
 __all__ = [
+    "READY_S",
     "Connection",
     "ControlClient",
     "DaemonAddress",

@@ -23,6 +23,11 @@ drains it at its start. Producer dead while it made the file: its head, written
 before anything else, says whose it was; nothing was in it, and any daemon
 removes it.
 
+*What a power cut leaves behind.* Where the file lies in memory, nothing. Where
+it lies on a disk (Windows, macOS), as much as the system had written by then,
+page by page: a slot may say more than is in it. The file names the start of
+the system that it was made in, so that its frames are not taken for certain.
+
 Announcements and acknowledgements also travel over the control channel, but
 only to wake the other side: the memory here is the truth. Sending and
 receiving on a socket also orders the memory accesses on either side of it.
@@ -58,6 +63,8 @@ _RUN_LENGTH = struct.Struct("<Q")
 _RUN_LENGTH_AT = 256
 _FOLDER_LENGTH_AT = 264
 _FOLDER_AT = 512
+_BOOT = struct.Struct("<64s")
+_BOOT_AT = 128
 # committed, acknowledged, bytes of header, bytes of pixels
 _SLOT = struct.Struct("<QQQQ")
 _COUNTER = struct.Struct("<Q")
@@ -116,6 +123,7 @@ class MemoryRing:
         head = _HEAD.pack(_MAGIC, _VERSION, slots, slot_bytes, run_room, me.pid, me.started)
         _platform.preallocate(path, size, head=head)
         ring = cls(path)
+        _BOOT.pack_into(ring._map, _BOOT_AT, _platform.boot_mark().encode())
         # Every page is looked at now: to map a frame's on their first use takes five times as long
         # as to copy the frame.
         ring._map[::_PAGE]
@@ -146,6 +154,13 @@ class MemoryRing:
         """The process that owns the ring; a dead one where it has let the ring go."""
         *_, pid, started = _HEAD.unpack_from(self._map)
         return _platform.ProcessStamp(pid, started)
+
+    @property
+    def outlived_system(self) -> bool:
+        """Whether the system was started again since the ring was made: a frame may be torn."""
+        (raw,) = _BOOT.unpack_from(self._map, _BOOT_AT)
+        mark = raw.rstrip(b"\0").decode("ascii", "replace")
+        return bool(mark) and not _platform.is_this_boot(mark)
 
     # ------------------------------------------------------------- the run
 

@@ -20,6 +20,7 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.ring._client import ControlClient
 
 __all__ = [
+    "READY_S",
     "DaemonAddress",
     "DaemonDidNotStart",
     "claim_daemon_lock",
@@ -36,6 +37,8 @@ __all__ = [
 
 _SHM = Path("/dev/shm")
 _MOST_OUTPUTS = 4
+READY_S = 180.0
+"""How long a daemon may take until it answers: a cold computer whose scanner reads every file."""
 _INPUT_ERROR = 2  # the command line's exit code for what is the user's to mend
 
 _children: list[subprocess.Popen[bytes]] = []
@@ -135,7 +138,7 @@ def start_daemon(
     arguments: Sequence[str] = (),
     *,
     python: Path | None = None,
-    patience_s: float = 180.0,
+    patience_s: float = READY_S,
     program: Sequence[str] = ("deepfocus_live",),
 ) -> DaemonAddress:
     """Start a daemon of its own session and wait until it is ready.

@@ -99,13 +99,7 @@ class _SpillFile:
         self.folder: Path | None = None
 
     def say_folder(self, folder: Path) -> None:
-        raw = os.fsencode(folder)
-        if len(raw) <= _PAGE - _FOLDER_AT:
-            self._write.seek(_FOLDER_AT)
-            _write_all(self._write, raw)
-            # The length comes last: a half-written name is none.
-            self._write.seek(_FOLDER_LENGTH_AT)
-            _write_all(self._write, _FOLDER_LENGTH.pack(len(raw)))
+        _write_folder(self._write, folder)
         self.folder = folder
 
     def append(self, header: bytes, pixels: Pixels, sequence_number: int) -> _At:
@@ -240,9 +234,11 @@ class SpilledFrames:
                 raise RingError(f"{path}: not a spill of version {_VERSION}.")
             self.run: bytes = file.read(run_bytes)
         self.producer = _platform.ProcessStamp(pid, started)
+        self.outlived_system = False
+        """A frame that is torn is found by its checksum."""
         (length,) = _FOLDER_LENGTH.unpack_from(head, _FOLDER_LENGTH_AT)
         raw = head[_FOLDER_AT : _FOLDER_AT + length]
-        self.folder = Path(os.fsdecode(raw)) if length else None
+        self._folder = Path(os.fsdecode(raw)) if length else None
         self._records: list[_At] | None = None
         self._left: dict[int, int] = {}
         self._begin = _PAGE + run_bytes
@@ -260,13 +256,24 @@ class SpilledFrames:
         except OSError:
             return False
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that a daemon has made for the run; None before it has."""
+        return self._folder
+
+    @folder.setter
+    def folder(self, folder: Path | None) -> None:
+        with self.path.open("r+b", buffering=0) as file:
+            _write_folder(file, folder)
+        self._folder = folder
+
     def waiting(self) -> list[tuple[int, int]]:
         """Return (slot, sequence number) of every frame not acknowledged, in order."""
         self._index()
         return list(self._left.items())
 
     def get(self, slot: int) -> tuple[FrameHeader, Pixels]:
-        """Return a record's header and pixels, (Y, X).
+        """Return a record's header and pixels, (Y, X) or (3, Y, X).
 
         Raises
         ------
@@ -342,6 +349,20 @@ def _read_record(file: io.FileIO, at: _At, path: Path) -> _Record:
         raise RingError(f"{path}: frame {at.sequence_number} is damaged on the disk.")
     pixels = np.frombuffer(body, np.uint8, offset=at.header_bytes)
     return _Record(bytes(body[: at.header_bytes]), pixels, at.sequence_number)
+
+
+def _write_folder(file: io.FileIO, folder: Path | None) -> None:
+    """Write the name of the run's folder into the head; one that is too long is left out."""
+    raw = b"" if folder is None else os.fsencode(folder)
+    if len(raw) > _PAGE - _FOLDER_AT:
+        return
+    file.seek(_FOLDER_LENGTH_AT)
+    _write_all(file, _FOLDER_LENGTH.pack(0))
+    file.seek(_FOLDER_AT)
+    _write_all(file, raw)
+    # The length comes last: a half-written name is none.
+    file.seek(_FOLDER_LENGTH_AT)
+    _write_all(file, _FOLDER_LENGTH.pack(len(raw)))
 
 
 def _write_all(file: io.FileIO, data: bytes | memoryview) -> None:

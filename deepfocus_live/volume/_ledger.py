@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import ImageSpec, Placement, RunSpec, StackKey
 from deepfocus_live.volume._plate import image_folder
-from deepfocus_live.volume._run import STORES, keeps_pixels, read_run_json
+from deepfocus_live.volume._run import STORES, keeps_pixels, read_run_json, spec_of
 
 __all__ = ["JOURNAL", "Ledger", "read_ledger"]
 
@@ -71,12 +69,7 @@ def read_ledger(path: Path) -> Ledger:
         If `path` is no run directory, or its record is damaged.
     """
     record = read_run_json(path)
-    try:
-        spec = RunSpec.model_validate(record["spec"])
-    except (KeyError, ValidationError):
-        raise InputError(
-            f"{path}: run.json is damaged: it does not say what was planned."
-        ) from None
+    spec = spec_of(path, record)
     ledger = Ledger(path, record, spec, list(spec.images))
     try:
         with (path / JOURNAL).open("rb") as file:

@@ -18,7 +18,14 @@ from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.volume._journal import read_journal
 from deepfocus_live.volume._layout import open_levels
 from deepfocus_live.volume._recompute import MASKS_OF
-from deepfocus_live.volume._run import CORRECTED, LABELS, keeps_pixels, read_run_json, slice_at
+from deepfocus_live.volume._run import (
+    CORRECTED,
+    LABELS,
+    keeps_pixels,
+    read_run_json,
+    slice_at,
+    spec_of,
+)
 
 __all__ = ["Run", "RunImage", "open_run"]
 
@@ -83,7 +90,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record = read_run_json(path)
-        self.spec = RunSpec.model_validate(self.record["spec"])
+        self.spec: RunSpec = spec_of(path, self.record)
 
     @property
     def pixels_stored(self) -> bool:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import re
 import shutil
 import threading
@@ -40,6 +41,7 @@ import numpy as np
 import zarr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from zarr.storage import LocalStore
 
 from deepfocus_live import _platform
@@ -77,7 +79,10 @@ __all__ = [
     "partial_of",
     "read_run_json",
     "slice_at",
+    "spec_of",
 ]
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 LABELS = ("in_focus", "weak_label", "undecided")
@@ -213,8 +218,7 @@ class RunWriter:
             If `path` is no run directory, is damaged, or another process writes it.
         """
         record = read_run_json(path)
-        spec = RunSpec.model_validate(record["spec"])
-        writer = cls(path, spec, storage)
+        writer = cls(path, spec_of(path, record), storage)
         writer.pixels_stored = keeps_pixels(record)
         writer._writer_lock = lock_run(path)
         try:
@@ -292,6 +296,8 @@ class RunWriter:
     def write_frame(self, header: FrameHeader, pixels: Pixels) -> StoredFrame:
         """Put a slice on the disk; it counts only once `journal_frame` has called back.
 
+        A slice that counts already stays as it is.
+
         Parameters
         ----------
         header : FrameHeader
@@ -307,8 +313,12 @@ class RunWriter:
         crc = crc32_of(pixels)
         number = header.sequence_number
         with self._guard:
-            if self._places.crc32(number) == crc:
-                return StoredFrame(self._places[number], crc, duplicate=True)
+            known = self._places.crc32(number)
+            if known is not None:
+                # What was acknowledged is never written again, whatever comes under its number.
+                if known != crc:
+                    log.warning("%s: frame %d came again and differs", self.path, number)
+                return StoredFrame(self._places[number], known, duplicate=True)
             placement = self._place(header)
         if self.pixels_stored:
             self._images[placement.image].slices.write(placement[1:], pixels)
@@ -319,8 +329,12 @@ class RunWriter:
         header: FrameHeader,
         stored: StoredFrame,
         then: Callable[[BaseException | None], None],
+        **more: Any,
     ) -> None:
-        """Enter a written slice into the journal; `then(error)` follows once that is durable."""
+        """Enter a written slice into the journal; `then(error)` follows once that is durable.
+
+        `more` goes into its line.
+        """
 
         def committed(error: BaseException | None) -> None:
             if error is None:
@@ -329,7 +343,7 @@ class RunWriter:
                     self._places.remember(number, stored.placement, stored.crc32)
             then(error)
 
-        line = _frame_line(header, stored)
+        line = {**_frame_line(header, stored), **more}
         self._append(line if self.pixels_stored else {**line, "stored": False}, committed)
 
     def read_slice(self, placement: Placement) -> Pixels:
@@ -605,6 +619,22 @@ def read_run_json(path: Path) -> dict[str, Any]:
             "update deepfocus-live."
         )
     return record
+
+
+def spec_of(path: Path, record: Mapping[str, Any]) -> RunSpec:
+    """Return what was planned, as a run's `run.json` says.
+
+    Raises
+    ------
+    InputError
+        If it does not say so.
+    """
+    try:
+        return RunSpec.model_validate(record["spec"])
+    except (KeyError, ValidationError):
+        raise InputError(
+            f"{path}: run.json is damaged: it does not say what was planned."
+        ) from None
 
 
 def _write_label(levels: Levels, placement: Placement, label: NDArray[np.uint8]) -> None:

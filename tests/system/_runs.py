@@ -38,7 +38,7 @@ def wait_until_closed(path: Path, *, seconds: float = 150.0) -> Run:
                     status = client.ask({"type": "status"})["status"]
             except OSError:
                 continue
-            if status["run"] is None:
+            if status["run"] is None and status["state"] != "catching-up":
                 return open_run(path)
         time.sleep(0.05)
     raise TimeoutError(f"{path} was not finished in {seconds} s")

@@ -107,6 +107,22 @@ def test_live_masks_are_those_of_what_is_seen_and_nothing_is_stored(bench: Bench
     assert not any(mask.live for mask in bench.masks)
 
 
+def test_status_tells_what_the_daemon_does_and_how_many_masks_there_are(bench: Bench) -> None:
+    def wait_for(key: str, value: object) -> None:
+        until = time.monotonic() + 10  # it is as old as the last heartbeat
+        while bench.attached.status()[key] != value:
+            assert time.monotonic() < until, bench.attached.status()
+            time.sleep(0.02)
+
+    wait_for("state", "ready")
+    before = bench.attached.status()["frames_masked"]
+    run = bench.run(useq.MDASequence(z_plan={"absolute": bench.z_um}))
+    wait_for("frames_masked", before + N_SLICES)
+    assert bench.attached.status()["frames_durable"] >= N_SLICES
+    assert len([line for line in run.journal if line["kind"] == "mask"]) == N_SLICES
+    wait_for("state", "ready")
+
+
 def test_a_stacks_result_is_what_its_masks_say(bench: Bench) -> None:
     run = bench.run(bench.microscope.sequence(2))
     specimen, empty = sorted(bench.stacks, key=lambda found: found.key.t)

@@ -77,8 +77,8 @@ def daemon(folder: Path, left_by_the_dead: None) -> Iterator[DaemonAddress]:
         encoding="utf-8",
     )
     with private_daemon(folder, "--config", str(config)) as address:
-        # It serves once rings are emptied; spills are emptied beside that.
-        _wait_until(lambda: _ask(address, type="status")["status"]["run"] is None)
+        # What the dead left is stored beside whatever it is asked.
+        _wait_until(lambda: _ask(address, type="status")["status"]["state"] == "ready")
         yield address
         assert address.stamp.alive()
         assert leftover_rings() == []

@@ -195,7 +195,6 @@ def open_runs(conditions: Conditions, warnings: list[str]) -> OpenRuns:
         on_ended=nobody,
         on_closed=nobody,
         warn=lambda text, **_: warnings.append(text),
-        clear=nobody,
     )
 
 

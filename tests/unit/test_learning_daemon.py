@@ -611,9 +611,24 @@ def test_where_run_follows_run_the_next_begins_with_the_new_model(
     assert bench.masks.running("default")[0] == shipped.name, "a mask is still made"
     progress.announced = True
     # Labels are still made when the next run begins: they do not hold it up.
-    with bench.learner.turn:
-        bench.learner.run_begins()
-    assert bench.masks.running("default")[0] == bench.registry.current_name() == "v1"
+    with bench.learner.run_begins():
+        assert bench.masks.running("default")[0] == bench.registry.current_name() == "v1"
+
+
+def test_no_model_takes_over_while_a_run_begins_and_a_run_holds_up_no_other(
+    make: Callable[..., _Bench], shipped: ModelVersion
+) -> None:
+    bench = make()
+    bench.add("v1", shipped.path)
+    with bench.learner.run_begins():
+        bench.give("v1")
+        bench.learner.look()
+        with bench.learner.run_begins():
+            assert bench.registry.current_name() == shipped.name
+        bench.learner.look()
+        assert bench.registry.current_name() == shipped.name
+    bench.learner.look()
+    assert bench.registry.current_name() == "v1"
 
 
 # --- the watch ------------------------------------------------------------------------------------

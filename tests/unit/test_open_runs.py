@@ -74,7 +74,7 @@ def test_microscope_that_dies_while_its_run_is_made_leaves_one_run(
         begin.start()
         assert being_made.wait(30)
         microscope.kill()
-    look = threading.Thread(target=daemon._runs.take_over_rings)
+    look = threading.Thread(target=daemon._leftovers.look)
     being_made.clear()
     look.start()
     assert not being_made.wait(0.5), "made by two at once"
@@ -82,6 +82,8 @@ def test_microscope_that_dies_while_its_run_is_made_leaves_one_run(
     for thread in (begin, look):
         thread.join(30)
         assert not thread.is_alive()
+    daemon._leftovers.look()  # one microscope's program is dead now
+    daemon._leftovers.stop()
     daemon._close_all()  # the journal's thread has written what it had
     (folder,) = (tmp_path / "runs").iterdir()
     run = open_run(folder)

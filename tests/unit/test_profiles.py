@@ -15,8 +15,8 @@ from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions
 from deepfocus_live.frames import Calibration, Placement, RunSpec, StackKey
 from deepfocus_live.microscope._attach import _check_profile
-from deepfocus_live.volume import RunWriter, open_run
-from tests.stored_frames import QUICK, run_spec
+from deepfocus_live.volume import open_run
+from tests.stored_frames import run_spec
 
 
 def _matching(**match: list[str]) -> ProfileConfig:
@@ -134,7 +134,6 @@ def _open_runs(config: Config, masks: _Masks, warnings: list[str]) -> OpenRuns:
         on_ended=nobody,
         on_closed=nobody,
         warn=lambda text, **_: warnings.append(text),
-        clear=nobody,
     )
 
 
@@ -183,10 +182,8 @@ def test_each_channel_is_masked_and_labelled_as_its_profile_says_and_the_run_rem
     assert [recovery._rule(c)[0] for c in range(3)] == ["consensus", "axial", "consensus"]
     # Another configuration later: what is not there any more costs no run.
     again = _open_runs(Config(), _Masks(), warnings)
-    reopened = again._adopt(RunWriter.reopen(run.writer.path, QUICK))
-    assert reopened.profiles == ["default"]
+    assert {look.profile for look in again._looks(stored.spec)} == {"default"}
     assert "no profile 'nuclei'" in warnings[-1]
-    reopened.writer.close()
 
 
 def test_the_profile_chosen_on_the_page_is_that_of_the_next_run(
