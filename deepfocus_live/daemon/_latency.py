@@ -45,8 +45,11 @@ class RateWindow:
 
     def count(self) -> None:
         """Count one event now."""
+        now = time.monotonic()
         with self._lock:
-            self._times.append(time.monotonic())
+            self._times.append(now)
+            while now - self._times[0] > self._seconds:
+                self._times.popleft()
             self.total += 1
 
     def per_second(self) -> float:

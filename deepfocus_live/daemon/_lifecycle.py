@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,8 @@ __all__ = ["run_daemon"]
 log = logging.getLogger(__name__)
 
 _TRIM_S = 60.0
+_THREADS = 8
+"""For requests, of which one may wait for a disk, and for the watch."""
 
 
 def run_daemon(
@@ -99,6 +103,7 @@ async def _serve(
     arguments: tuple[str, ...],
     make: Callable[[], Daemon],
 ) -> None:
+    asyncio.get_running_loop().set_default_executor(_whole_pool())
     key, doorway = new_key(), Doorway()
     making = asyncio.create_task(asyncio.to_thread(make))
     if config.inference.enabled and config.inference.provider != "auto":
@@ -115,6 +120,14 @@ async def _serve(
         forget_daemon()
         server.close()
         trimming.cancel()
+
+
+def _whole_pool() -> ThreadPoolExecutor:
+    """Return a pool all of whose threads are there: one that came later would be growth."""
+    pool, everyone = ThreadPoolExecutor(_THREADS, "pool"), threading.Barrier(_THREADS)
+    for _ in range(_THREADS):
+        pool.submit(everyone.wait)
+    return pool
 
 
 def _make(
