@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from deepfocus_live.daemon._run_history import model_of
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import RunSpec
-from deepfocus_live.volume import open_run
+from deepfocus_live.volume import JOURNAL, open_run
 
 __all__ = ["EarlierRuns", "Glance", "KnownRun", "started_at"]
 
@@ -75,7 +75,7 @@ class EarlierRuns:
 
     def glance(self, run: KnownRun) -> Glance:
         """Return what a run's journal tells at a glance."""
-        journal = run.path / "frames.jsonl"
+        journal = run.path / JOURNAL
         try:
             about = journal.stat()
         except OSError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepfocus_live.frames import ImageSpec, Placement, RunSpec
+from deepfocus_live.volume import JOURNAL
 
 __all__ = ["FrameFacts", "MaskFacts", "RunHistory", "model_of"]
 
@@ -56,7 +57,7 @@ class RunHistory:
     """
 
     def __init__(self, folder: Path, spec: RunSpec) -> None:
-        self._path = folder / "frames.jsonl"
+        self._path = folder / JOURNAL
         self._lock = threading.Lock()
         self._offset = 0
         self._placed: dict[int, Placement] = {}

@@ -24,12 +24,11 @@ from deepfocus_live.training._examples import Source
 from deepfocus_live.training._inputs import Given, has_corrected
 from deepfocus_live.training._job import StackAddress, TrainingJob
 from deepfocus_live.training._label import MaskSlices, StoredLabels
-from deepfocus_live.volume import CORRECTED, read_journal, read_ledger
+from deepfocus_live.volume import CORRECTED, JOURNAL, read_journal, read_ledger
 
 __all__ = ["gather_job"]
 
 _WEAK_LABEL = "weak_label"
-_JOURNAL = "frames.jsonl"
 _Place = tuple[int, int, int]
 
 
@@ -127,7 +126,7 @@ def _place(stack: Stack | MaskStack) -> _Place:
 def _label_lines(path: Path) -> dict[_Place, _Labelled]:
     """Return what the journal says last of each stack that was labelled."""
     found: dict[_Place, _Labelled] = {}
-    for line in read_journal(path / _JOURNAL):
+    for line in read_journal(path / JOURNAL):
         # Damaged lines say nothing: the stack is then labelled anew.
         with contextlib.suppress(KeyError, TypeError, ValueError):
             if line["kind"] == "label":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deepfocus_live.volume._correct import Correction, correct_stack, spell_slices
 from deepfocus_live.volume._file import VolumeFile
+from deepfocus_live.volume._folder import FORMAT_VERSION, JOURNAL, partial_of
 from deepfocus_live.volume._journal import Journal, read_journal
 from deepfocus_live.volume._layout import (
     ImageLayout,
@@ -29,15 +30,8 @@ from deepfocus_live.volume._recover import (
     refuse_run_in_use,
     write_levels,
 )
-from deepfocus_live.volume._run import (
-    CORRECTED,
-    FORMAT_VERSION,
-    LABELS,
-    PROBABILITY_SCALE,
-    RunWriter,
-    StoredFrame,
-    partial_of,
-)
+from deepfocus_live.volume._run import RunWriter, StoredFrame
+from deepfocus_live.volume._run_layout import CORRECTED, LABELS, PROBABILITY_SCALE
 from deepfocus_live.volume._space import (
     Forecast,
     SpaceGauge,
@@ -51,6 +45,7 @@ from deepfocus_live.volume._verify import SliceFault, Verification, verify_run
 __all__ = [
     "CORRECTED",
     "FORMAT_VERSION",
+    "JOURNAL",
     "LABELS",
     "PROBABILITY_SCALE",
     "Correction",

@@ -33,12 +33,13 @@ from deepfocus_live import _platform
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, StackKey
 from deepfocus_live.volume._chunks import chunk_path
+from deepfocus_live.volume._folder import JOURNAL, lock_run
 from deepfocus_live.volume._journal import Journal
 from deepfocus_live.volume._layout import ImageLayout, create_label, list_label, open_levels, resize
-from deepfocus_live.volume._ledger import JOURNAL, Ledger, read_ledger
+from deepfocus_live.volume._ledger import Ledger, read_ledger
 from deepfocus_live.volume._plate import image_path
 from deepfocus_live.volume._pyramid import halve_labels
-from deepfocus_live.volume._run import CORRECTED, STORES, layouts_of, lock_run
+from deepfocus_live.volume._run_layout import CORRECTED, STORES, layouts_of
 from deepfocus_live.volume._store import DurableStore, sync_tree, write_atomically
 
 __all__ = ["Correction", "correct_stack", "spell_slices"]

@@ -10,12 +10,11 @@ from typing import Any
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import ImageSpec, Placement, RunSpec, StackKey
+from deepfocus_live.volume._folder import JOURNAL, keeps_pixels, read_run_json, spec_of
 from deepfocus_live.volume._plate import image_folder
-from deepfocus_live.volume._run import STORES, keeps_pixels, read_run_json, spec_of
+from deepfocus_live.volume._run_layout import STORES
 
-__all__ = ["JOURNAL", "Ledger", "read_ledger"]
-
-JOURNAL = "frames.jsonl"
+__all__ = ["Ledger", "read_ledger"]
 
 
 @dataclass

@@ -15,17 +15,11 @@ from zarr.storage import LocalStore
 
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, RunSpec
+from deepfocus_live.volume._folder import JOURNAL, keeps_pixels, read_run_json, spec_of
 from deepfocus_live.volume._journal import read_journal
 from deepfocus_live.volume._layout import open_levels
 from deepfocus_live.volume._recompute import MASKS_OF
-from deepfocus_live.volume._run import (
-    CORRECTED,
-    LABELS,
-    keeps_pixels,
-    read_run_json,
-    slice_at,
-    spec_of,
-)
+from deepfocus_live.volume._run_layout import CORRECTED, LABELS, slice_at
 
 __all__ = ["Run", "RunImage", "open_run"]
 
@@ -100,7 +94,7 @@ class Run:
     @property
     def journal(self) -> list[dict[str, Any]]:
         """The lines of the journal so far, the truth of which slices exist."""
-        return list(read_journal(self.path / "frames.jsonl"))
+        return list(read_journal(self.path / JOURNAL))
 
     @property
     def state(self) -> str:

@@ -25,12 +25,13 @@ from zarr.storage import LocalStore
 from deepfocus_live import _platform
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement
+from deepfocus_live.volume._folder import JOURNAL, lock_run
 from deepfocus_live.volume._journal import Journal, read_journal
 from deepfocus_live.volume._layout import create_label, list_label, open_levels
-from deepfocus_live.volume._ledger import JOURNAL, Ledger, read_ledger
+from deepfocus_live.volume._ledger import Ledger, read_ledger
 from deepfocus_live.volume._plate import image_path
 from deepfocus_live.volume._pyramid import halve_labels
-from deepfocus_live.volume._run import STORES, layouts_of, lock_run, slice_at
+from deepfocus_live.volume._run_layout import STORES, layouts_of, slice_at
 from deepfocus_live.volume._store import sync_tree
 
 __all__ = ["MASKS_OF", "Recomputed", "recompute_masks", "recomputed_label"]

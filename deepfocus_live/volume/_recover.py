@@ -28,6 +28,7 @@ from zarr.storage import LocalStore
 from deepfocus_live import _platform
 from deepfocus_live.frames import Placement, StackKey
 from deepfocus_live.volume._chunks import chunk_path, is_chunk
+from deepfocus_live.volume._folder import JOURNAL, lock_run
 from deepfocus_live.volume._journal import cut_torn_line
 from deepfocus_live.volume._layout import (
     ImageLayout,
@@ -35,10 +36,10 @@ from deepfocus_live.volume._layout import (
     list_label,
     open_levels,
 )
-from deepfocus_live.volume._ledger import JOURNAL, Ledger
+from deepfocus_live.volume._ledger import Ledger
 from deepfocus_live.volume._plate import create_run_store, group_paths, image_path
 from deepfocus_live.volume._pyramid import halve_labels, halve_mean
-from deepfocus_live.volume._run import CORRECTED, STORES, layouts_of, lock_run, slice_at
+from deepfocus_live.volume._run_layout import CORRECTED, STORES, layouts_of, slice_at
 from deepfocus_live.volume._store import sync_tree
 from deepfocus_live.volume._verify import SliceFault, partial_files
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from deepfocus_live.frames import Placement, RunSpec
 from deepfocus_live.volume._chunks import chunk_path
 from deepfocus_live.volume._plate import image_folder
-from deepfocus_live.volume._run import STORES, layouts_of
+from deepfocus_live.volume._run_layout import STORES, layouts_of
 
 __all__ = ["Forecast", "SpaceGauge", "disk_of", "free_bytes", "in_bytes"]
 

@@ -33,7 +33,7 @@ from deepfocus_live.frames import Placement
 from deepfocus_live.volume._chunks import chunk_path, is_chunk
 from deepfocus_live.volume._ledger import Ledger, read_ledger
 from deepfocus_live.volume._plate import image_path
-from deepfocus_live.volume._run import STORES, SliceIndex, slice_at
+from deepfocus_live.volume._run_layout import STORES, SliceIndex, slice_at
 
 __all__ = ["SliceFault", "Verification", "partial_files", "verify_run"]
 
