@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -17,15 +18,24 @@ import platformdirs
 import psutil
 
 __all__ = [
+    "CUDA_DRIVER",
+    "MACOS",
+    "WINDOWS",
     "ProcessStamp",
     "available_memory_bytes",
+    "boot_mark",
     "fast_scratch_dir",
+    "fast_scratch_dirs",
+    "ignore_hangup",
+    "is_this_boot",
     "log_dir",
     "lower_priority",
     "lower_thread_priority",
     "make_private",
     "preallocate",
+    "processor_name",
     "replace",
+    "reserve",
     "runtime_dir",
     "spawn_detached",
     "spill_dir",
@@ -33,10 +43,15 @@ __all__ = [
     "stop_on_signals",
     "sync_directory",
     "sync_file",
+    "usable_cores",
     "user_data_dir",
 ]
 
 WINDOWS = sys.platform == "win32"
+MACOS = sys.platform == "darwin"
+CUDA_DRIVER = "nvcuda.dll" if WINDOWS else "libcuda.so.1"
+"""The library that comes with a graphics card's driver."""
+_SHARED_MEMORY = Path("/dev/shm")
 _APP = "deepfocus-live"
 _SAME_BOOT_S = 120.0
 RUNTIME_DIR_VARIABLE = "DEEPFOCUS_LIVE_RUNTIME_DIR"
@@ -82,12 +97,17 @@ def spill_dir() -> Path:
 
 def fast_scratch_dir(need_bytes: int, fallback: Path) -> Path:
     """Return a memory-backed folder that has room for `need_bytes`, else `fallback`."""
-    shm = Path("/dev/shm")
+    shm = _SHARED_MEMORY
     if sys.platform == "linux" and os.access(shm, os.W_OK):
         # Half of what is free stays free: a full tmpfs kills whoever writes next.
         if psutil.disk_usage(str(shm)).free // 2 >= need_bytes:
             return shm
     return fallback
+
+
+def fast_scratch_dirs() -> list[Path]:
+    """Return the folders that `fast_scratch_dir` may have returned, beside the fallbacks."""
+    return [_SHARED_MEMORY] if _SHARED_MEMORY.is_dir() else []
 
 
 def preallocate(path: Path, size: int, *, head: bytes = b"") -> None:
@@ -117,6 +137,16 @@ def preallocate(path: Path, size: int, *, head: bytes = b"") -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
+
+
+def reserve(fd: int, size: int) -> None:
+    """Give a new file its blocks at once, where system and file system can.
+
+    Whether the disk is full, the writing says.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(fd, 0, size)
 
 
 def sync_file(fd: int) -> None:
@@ -312,6 +342,28 @@ class ProcessStamp:
             process.kill()
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(timeout=5)
+
+
+def ignore_hangup() -> None:
+    """Have this process live on when its terminal is closed."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def processor_name() -> str:
+    """Return the processor's name, as far as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many logical cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
 
 
 def boot_mark() -> str:

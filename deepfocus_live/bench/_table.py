@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from deepfocus_live import __version__
+from deepfocus_live import __version__, _platform
 from deepfocus_live.errors import InputError
 
 __all__ = ["GROUPS", "LONG_GROUPS", "Row", "machine", "medians", "run_groups"]
@@ -91,7 +91,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _platform.processor_name(),
         "cores": psutil.cpu_count(logical=True),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "load": round(psutil.cpu_percent(interval=0.2) / 100, 2),

@@ -193,7 +193,7 @@ def uninstall(say: Say) -> None:
 def _file() -> Path:
     if _platform.WINDOWS:
         return _platform.user_data_dir() / f"{_NAME}-task.xml"
-    if sys.platform == "darwin":
+    if _platform.MACOS:
         raise InputError(
             "--install: not made for macOS: `attach` starts the daemon when it is needed, or put "
             "`deepfocus-live start --detach` among the login items."

@@ -17,7 +17,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -300,9 +299,8 @@ class Daemon:
 
         for number in _platform.stop_on_signals():
             signal.signal(number, on_signal)
-        if sys.platform != "win32":
-            # A closed terminal is no reason to end an acquisition.
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # A closed terminal is no reason to end an acquisition.
+        _platform.ignore_hangup()
 
     def stop_soon(self) -> None:
         """Ask the daemon to stop once no run is open; from any thread."""

@@ -34,7 +34,7 @@ def look_at_versions(_config: Config) -> Iterator[Finding]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     said = ", ".join(f"{name} {number}" for name, number in found.items())
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    system = platform.platform()
     yield Finding(
         "versions",
         "ok",

@@ -6,8 +6,6 @@ import contextlib
 import importlib.metadata
 import json
 import logging
-import os
-import platform
 import statistics
 import time
 import uuid
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-import psutil
 
 from deepfocus_live import _platform
 from deepfocus_live.errors import InputError
@@ -146,29 +143,13 @@ def _versions() -> dict[str, str]:
 
 def _key(versions: dict[str, str], threads: int | None, architecture: str) -> str:
     machine = {
-        "processor": _processor(),
-        "cores": _cores(),
+        "processor": _platform.processor_name(),
+        "cores": _platform.usable_cores(),
         "threads": threads,
         **versions,
         "architecture": architecture,
     }
     return json.dumps(machine, sort_keys=True)
-
-
-def _processor() -> str:
-    """Return the processor's name, as far as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return psutil.cpu_count() or 1
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import contextlib
 import ctypes
 import functools
 import io
-import sys
+
+from deepfocus_live import _platform
 
 __all__ = ["CUDA", "CUDA_OPTIONS", "load_libraries", "why_no_cuda"]
 
@@ -35,11 +36,10 @@ def why_no_cuda() -> str | None:
 
     if CUDA not in onnxruntime.get_available_providers():
         return "this ONNX Runtime is built without CUDA (install onnxruntime-gpu)"
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(_platform.CUDA_DRIVER)
     except OSError:
-        return f"no NVIDIA driver is installed ({library} not found)"
+        return f"no NVIDIA driver is installed ({_platform.CUDA_DRIVER} not found)"
     if (code := driver.cuInit(0)) != 0:
         return f"the NVIDIA driver does not start (cuInit returned {code})"
     count = ctypes.c_int(0)

@@ -35,7 +35,6 @@ __all__ = [
     "start_daemon",
 ]
 
-_SHM = Path("/dev/shm")
 _MOST_OUTPUTS = 4
 READY_S = 180.0
 """How long a daemon may take until it answers: a cold computer whose scanner reads every file."""
@@ -188,7 +187,7 @@ def new_ring_path(size: int) -> Path:
 
 def leftover_rings() -> list[Path]:
     """Return all ring files of this user's runtime folder, whoever made them."""
-    folders = [_platform.runtime_dir(), *([_SHM] if _SHM.is_dir() else [])]
+    folders = [_platform.runtime_dir(), *_platform.fast_scratch_dirs()]
     return sorted(path for folder in folders for path in folder.glob(f"{_ring_prefix()}*.ring"))
 
 

@@ -71,7 +71,7 @@ def write_model(
         "software": {
             "deepfocus-live": _own_version(),
             "python": platform.python_version(),
-            "platform": platform.system(),
+            "platform": platform.platform(),
             **{module.__name__: module.__version__ for module in (np, torch, onnx, onnxruntime)},
         },
     }

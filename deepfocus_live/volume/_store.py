@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import uuid
@@ -54,7 +53,9 @@ def write_whole(path: Path, data: bytes | bytearray | memoryview, *, sync: bool)
         with partial.open("wb", buffering=0) as file:
             unwritten = memoryview(data)
             if unwritten.nbytes >= _WORTH_RESERVING:
-                _reserve(file.fileno(), unwritten.nbytes)
+                # The writing takes a third less of the processor's time than where the blocks
+                # are found one after the other.
+                _platform.reserve(file.fileno(), unwritten.nbytes)
             while unwritten:
                 unwritten = unwritten[file.write(unwritten) :]
             if sync:
@@ -63,18 +64,6 @@ def write_whole(path: Path, data: bytes | bytearray | memoryview, *, sync: bool)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Give a new file its blocks at once, where the system can.
-
-    The writing that follows takes a third less of the processor's time than where the blocks are
-    found one after the other.
-    """
-    if hasattr(os, "posix_fallocate"):
-        # Not every file system can; and whether the disk is full, the writing says.
-        with contextlib.suppress(OSError):
-            os.posix_fallocate(fd, 0, size)
 
 
 def make_folders(folder: Path) -> list[Path]:

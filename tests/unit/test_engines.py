@@ -108,7 +108,9 @@ def test_engines_give_what_a_plain_session_gives(
             assert (got[0].dtype, got[0].shape) == (mask.dtype, mask.shape)
             assert (got[1].dtype, got[1].shape) == (probability.dtype, probability.shape)
             assert differing(got[0], mask) <= MOST_DIFFERING
-            assert np.abs(got[1].astype(int) - probability).max() <= 1
+            # Of 255; a processor that computes in half precision is let do so for the same mask.
+            most = 8 if engine.provider.endswith("16") else 1
+            assert np.abs(got[1].astype(int) - probability).max() <= most
     assert seen == {0, 1}
 
 

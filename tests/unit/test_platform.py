@@ -272,3 +272,22 @@ def test_process_can_end_in_order_when_it_is_asked_to(number: signal.Signals) ->
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(10) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is true")
+def test_what_the_machine_is_is_what_the_system_says(tmp_path: Path) -> None:
+    assert _platform.usable_cores() == len(os.sched_getaffinity(0))
+    assert _platform.processor_name() in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    with (tmp_path / "file").open("wb") as file:
+        _platform.reserve(file.fileno(), 1 << 20)
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no hangups")
+def test_hangup_ends_no_process_that_ignores_it() -> None:
+    code = (
+        "import os, signal; from deepfocus_live._platform import ignore_hangup; ignore_hangup(); "
+        "os.kill(os.getpid(), signal.SIGHUP); print('lives')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "lives")
