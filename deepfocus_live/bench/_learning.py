@@ -7,6 +7,7 @@ while the labels that it learns from are wrong. Beside them stand the costs, see
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import tempfile
@@ -26,6 +27,8 @@ __all__ = ["ARMS", "Effort", "Finding", "learning_rows", "measure", "run_arm", "
 ARMS = ("off", "on", *SABOTAGE)
 _MOST_STACKS = 3
 _GAIN, _LOSS = 0.001, -0.02
+_log = logging.getLogger(__name__)
+
 _SESSION_SEED = 7000
 _NEW_KIND = {"contrast": "phase", "optics": Optics(pixel_size_um=0.3)}
 _BEFORE, _AFTER = "before the change", "after the change"
@@ -111,6 +114,9 @@ def measure(effort: Effort | None = None) -> list[Row]:
         for arm in effort.arms:
             with tempfile.TemporaryDirectory(prefix="deepfocus-bench-") as folder:
                 found.append(run_arm(arm, seed, stacks, effort, Path(folder)))
+            # The rows come at the end; what takes half an hour says meanwhile how far it is.
+            for row in learning_rows(found[-1:]):
+                _log.info("%s: %g %s", row.name, row.value, row.unit)
     rows = learning_rows(found)
     return rows if effort.cost is None else [*rows, *cost_rows(measure_cost(effort.cost))]
 
