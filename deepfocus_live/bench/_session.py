@@ -201,7 +201,7 @@ class Session:
         [profile] = learning["profiles"]
         # While a model is watched the next fine-tune waits: for stacks, which are still to come.
         due = 0 < self._after_stacks <= profile["stacks_since"] and profile["watched"] is None
-        # A model that a person is to swap in waits for them, however long: nothing more comes of it.
+        # A model that a person is to swap in waits for them: nothing more comes of it.
         goes_in = profile["waiting"] and learning["swap"] != "manual"
         return bool(learning["trainer"]["running"] or due or goes_in)
 
