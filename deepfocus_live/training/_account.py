@@ -123,6 +123,7 @@ class Account:
             held_out=self.parts.words,
             steps=result.steps,
             best_step=result.best_step,
+            best_blend=result.best_blend,
             minutes=self.minutes,
             passed=judged.verdict.passed,
             activated=self.activates,
@@ -151,6 +152,7 @@ class Account:
                 **self.settings.as_dict(),
                 "steps": report.steps,
                 "best_step": report.best_step,
+                "best_blend": report.best_blend,
                 "precision": report.precision,
             },
             "metrics": {

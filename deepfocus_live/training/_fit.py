@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from deepfocus_live.training._precision import Precision
 __all__ = ["Checkpoint", "FitResult", "FitState", "fit", "never_held"]
 
 _LEAST_GAIN = 1e-4  # of the score: less than that is no gain
+_BLENDS = (0.75, 0.5, 0.25)  # how far to go from the first weights to the last
+_MOST_FOR_BLENDS = 0.25  # of the time
 _EARLIEST_STOP = 0.5  # share of the work before which training never stops by itself
 
 
@@ -54,6 +56,8 @@ class FitResult:
         What `judge` returned before the first step, and for the weights that were kept.
     best_step : int
         After how many steps those were taken; 0: training gained nothing.
+    best_blend : float
+        How far they are on the way from the first weights to those of that step, 0..1.
     checkpoints : list of Checkpoint
         Every look at the network.
     stopped_early : bool
@@ -66,6 +70,7 @@ class FitResult:
     best_step: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
     stopped_early: bool = False
+    best_blend: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,13 @@ def fit(
     save_every_s: float = 20.0,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] = focus_loss,
     hold: Callable[[], float] = never_held,
+    blend: bool = False,
 ) -> FitResult:
     """Train `network` in place, where it lies, and leave it with the weights that scored best.
 
     By Adam [KingmaBa2015]_, its rate falling along half a cosine [LoshchilovHutter2017]_ without
-    restarts.
+    restarts. Fine-tuned weights averaged with those before keep more of what was known
+    [Wortsman2022]_; `blend` has such averages judged too.
 
     Parameters
     ----------
@@ -159,6 +166,9 @@ def fit(
     hold : callable
         Called before each step. It returns when training may go on, and for how many seconds it
         had to wait: they are not counted. What it raises ends the training, its state saved.
+    blend : bool
+        At the end also judge weights between those that `network` came with and the last ones. Not
+        where that would take a quarter of the time.
 
     Returns
     -------
@@ -173,9 +183,12 @@ def fit(
     ----------
     .. [KingmaBa2015] Kingma and Ba (2015), arXiv:1412.6980.
     .. [LoshchilovHutter2017] Loshchilov and Hutter (2017), arXiv:1608.03983.
+    .. [Wortsman2022] Wortsman et al. (2022), Robust fine-tuning of zero-shot models,
+       arXiv:2109.01903.
     """
     clock = _Clock(max_steps, deadline)
-    return _Fit(network, batches, judge, learning_rate, precision, loss, clock, resume).run(
+    blends = _BLENDS if blend else ()
+    return _Fit(network, batches, judge, learning_rate, precision, loss, clock, resume, blends).run(
         looks, patience, on_checkpoint, _Saver(save, save_every_s), hold
     )
 
@@ -193,6 +206,7 @@ class _Fit:
         loss: Callable[[Tensor, Tensor, Tensor], Tensor],
         clock: _Clock,
         resume: FitState | None,
+        blends: Sequence[float],
     ) -> None:
         self._network = network
         self._batches = batches
@@ -204,6 +218,8 @@ class _Fit:
         self._device = next(network.parameters()).device
         self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
         self._losses: list[float] = []
+        self._first = _copy(network) if blends else {}
+        self._blends = blends
         if resume is None:
             self._step, self._checkpoints = 0, list[Checkpoint]()
             self._start_score = self._look()
@@ -215,6 +231,8 @@ class _Fit:
             self._start_score = resume.start_score
             self._best = _Best(dict(resume.best_weights), resume.best_score, resume.best_step)
             clock.back(resume.elapsed_s)
+        if not clock.keep_looks(len(blends)):
+            self._blends = ()
 
     def run(
         self,
@@ -242,6 +260,8 @@ class _Fit:
                 saver.save(self._state())
         if self._step and saver.wanted:
             saver.save(self._state())
+        if self._step:
+            self._judge_blends()
         self._best.restore(self._network)
         return FitResult(
             self._step,
@@ -250,6 +270,7 @@ class _Fit:
             self._best.step,
             self._checkpoints,
             stopped,
+            self._best.blend,
         )
 
     def _wait(self, hold: Callable[[], float], saver: _Saver) -> None:
@@ -284,6 +305,12 @@ class _Fit:
         self._clock.look_s = max(self._clock.look_s, time.monotonic() - began)
         return score
 
+    def _judge_blends(self) -> None:
+        last = _copy(self._network)
+        for share in self._blends:
+            self._network.load_state_dict(_between(self._first, last, share))
+            self._best.offer(self._network, self._look(), self._step, share)
+
     def _gains_nothing(self, patience: int | None) -> bool:
         if patience is None or self._clock.share(self._step) < _EARLIEST_STOP:
             return False
@@ -312,6 +339,7 @@ class _Clock:
         self._max_steps = max_steps
         self._deadline = deadline
         self._began = time.monotonic()
+        self._looks_kept = 1
         self.look_s = 0.0
 
     def back(self, elapsed_s: float) -> None:
@@ -324,6 +352,14 @@ class _Clock:
         if self._deadline is not None:
             self._deadline += seconds
 
+    def keep_looks(self, count: int) -> bool:
+        """Leave time for some looks after the last one; return False if that is too much."""
+        if self._deadline is not None:
+            if count * self.look_s > _MOST_FOR_BLENDS * (self._deadline - self._began):
+                return False
+            self._looks_kept += count
+        return True
+
     def elapsed_s(self) -> float:
         """Return for how long training has gone on."""
         return time.monotonic() - self._began
@@ -333,7 +369,7 @@ class _Clock:
         by_steps = 0.0 if self._max_steps is None else step / max(self._max_steps, 1)
         if self._deadline is None:
             return min(by_steps, 1.0)
-        total = max(self._deadline - self.look_s - self._began, 1e-9)
+        total = max(self._deadline - self._looks_kept * self.look_s - self._began, 1e-9)
         return min(max(by_steps, (time.monotonic() - self._began) / total), 1.0)
 
     def looks(self, wanted: int) -> int:
@@ -353,15 +389,17 @@ class _Best:
 
     def __init__(self, weights: dict[str, Tensor], score: float, step: int) -> None:
         self.weights, self.score, self.step = weights, score, step
+        self.blend = 1.0
         self.looks_without_gain = 0
 
-    def offer(self, network: FocusNetwork, score: float, step: int) -> None:
+    def offer(self, network: FocusNetwork, score: float, step: int, blend: float = 1.0) -> None:
         """Take the network's weights if they are better."""
         gains = score > self.score + _LEAST_GAIN
         self.looks_without_gain = 0 if gains else self.looks_without_gain + 1
         # Of equals the later one: it has seen more.
         if score >= self.score:
             self.score, self.step, self.weights = score, step, _copy(network)
+            self.blend = blend
 
     def restore(self, network: FocusNetwork) -> None:
         """Give the best weights back to the network."""
@@ -391,6 +429,13 @@ class _Saver:
         if self._save is not None:
             self._save(state)
             self._next = time.monotonic() + self._every_s
+
+
+def _between(first: dict[str, Tensor], last: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    return {
+        key: torch.lerp(first[key], value, share) if value.is_floating_point() else value
+        for key, value in last.items()
+    }
 
 
 def _copy(network: FocusNetwork) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ _MOST_OLD_STACKS = 3
 _OLD_SLICES = 24
 _EXAMPLES_SHOWN = 6
 _MOST_ANCESTORS = 100
-_FORGETTING_ALLOWED = 0.003  # IoU on rehearsed simulation; the gate allows a little more
+_FORGETTING_ALLOWED = 0.003  # IoU on rehearsed simulation and old stacks; the gate allows more
+_FORGETTING_COUNTS = 5.0  # no gain makes up for what the gate refuses
 _GHOSTS_ALLOWED = 0.003  # share of an empty field; the gate allows 0.01
 _GHOSTS_COUNT = 5.0
 
@@ -84,8 +85,8 @@ class Evidence:
     def judge(self, network: FocusNetwork) -> Callable[[FocusNetwork], float]:
         """Return what to choose a checkpoint by: the held-out IoU, less what the gate refuses.
 
-        That is, less what is forgotten of the rehearsed simulation, and less what is seen in
-        focus in empty fields.
+        That is, less what is forgotten of the rehearsed simulation and of old stacks, and less
+        what is seen in focus in empty fields.
 
         Parameters
         ----------
@@ -93,15 +94,15 @@ class Evidence:
             As it is before it learns.
         """
         examples = self.examples()
-        rehearsed = held_out_slices(self.rehearsed)
-        before = network_iou(network, rehearsed) if rehearsed else 0.0
+        known = [held_out_slices(self.rehearsed), held_out_slices(self.old, _OLD_SLICES)]
+        before = [(slices, network_iou(network, slices)) for slices in known if slices]
 
         def score(candidate: FocusNetwork) -> float:
-            forgotten = before - network_iou(candidate, rehearsed) if rehearsed else 0.0
+            forgotten = [iou - network_iou(candidate, slices) for slices, iou in before]
             ghosts = network_empty_share(candidate)
             return (
                 network_iou(candidate, examples)
-                - max(forgotten - _FORGETTING_ALLOWED, 0.0)
+                - _FORGETTING_COUNTS * sum(max(f - _FORGETTING_ALLOWED, 0.0) for f in forgotten)
                 - _GHOSTS_COUNT * max(ghosts - _GHOSTS_ALLOWED, 0.0)
             )
 

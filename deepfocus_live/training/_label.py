@@ -22,6 +22,7 @@ from deepfocus_live.training._examples import (
     Source,
     block_target,
 )
+from deepfocus_live.training._sharpness import LEAST_SHARPER, sharpness_over_z
 
 __all__ = ["MaskSlices", "StoredLabels", "with_labels"]
 
@@ -102,7 +103,8 @@ def with_labels(
     ------
     InputError
         If slices are smaller than 64 x 64, or of a type the network does not take, the masks have
-        another size than the stack, or the preset is unknown.
+        another size than the stack, stored labels call in focus what is no sharper than the same
+        place in other slices, or the preset is unknown.
     """
     _check_size(stack, masks)
     kept = sorted(range(stack.shape[0]) if keep is None else keep)
@@ -114,6 +116,7 @@ def with_labels(
     else:
         slices = _read(stack, kept)
         target = np.stack([_stored_target(stored, stack.shape, z, reduction) for z in kept])
+        _check_belongs(stored, slices, target)
         trainable, reach_px = stored.trainable, preset_named(preset).open(how).reach_px
     labelled = LabelledStack(
         stack.name,
@@ -193,6 +196,15 @@ def _stored_target(
     if shape[0] < _LEAST_SLICES:
         target[:] = UNKNOWN
     return target
+
+
+def _check_belongs(stored: StoredLabels, slices: NDArray[Any], target: NDArray[np.uint8]) -> None:
+    sharper = sharpness_over_z(slices, target)
+    if sharper is not None and sharper < LEAST_SHARPER:
+        raise InputError(
+            f"{stored.masks.name}: stored labels are not of the sharper slices (gradients "
+            f"x {sharper:.2f} in focus)"
+        )
 
 
 def _weak_target(labels: StackLabels, z: int, reduction: int) -> NDArray[np.uint8]:

@@ -145,11 +145,12 @@ def _curves(report: RetrainReport) -> str:
     score = [(0.0, report.start_score)]
     score += [(float(look.step), look.score) for look in report.history]
     best = float(report.best_step)
+    averaged = f", {report.best_blend:.0%} of the way from the weights before to these"
     return (
         f'<div class="curves">{curve("loss", loss, marked=best, name="loss")}'
         f"{curve('held-out IoU, less what the gate refuses', score, marked=best, name='iou')}</div>"
         f'<p class="quiet">The large point is the state that was taken, at step '
-        f"{report.best_step} of {report.steps}.</p>"
+        f"{report.best_step} of {report.steps}{averaged if report.best_blend < 1 else ''}.</p>"
     )
 
 

@@ -64,6 +64,8 @@ class RetrainReport:
         What was held out, in words.
     steps, best_step : int
         Training steps done, and after how many of them the weights were taken.
+    best_blend : float
+        How far these are on the way from the weights before to those of that step, 0..1.
     minutes : float
         Of the whole call, the time before a kill included.
     passed : bool
@@ -108,6 +110,7 @@ class RetrainReport:
     held_out: str
     steps: int
     best_step: int
+    best_blend: float
     minutes: float
     passed: bool
     activated: bool

@@ -394,6 +394,7 @@ class _Retraining:
             save=lambda fit_state: self._save(state, fit_state),
             save_every_s=SAVE_EVERY_S,
             hold=self._give_way,
+            blend=self._settings.from_scratch is None,
         )
         if result.steps == 0:
             raise InputError(

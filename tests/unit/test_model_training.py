@@ -263,6 +263,43 @@ def test_fit_learns_and_keeps_the_best_weights() -> None:
     assert not torch.equal(states[1], states[2])
 
 
+@pytest.mark.parametrize(
+    ("scores", "blend"),
+    [
+        pytest.param([0.1, 0.5, 0.4, 0.6, 0.3], 0.5, id="half-way"),
+        pytest.param([0.1, 0.5, 0.4, 0.3, 0.2], 1.0, id="last"),
+        pytest.param([0.9, 0.5, 0.4, 0.3, 0.2], 1.0, id="first"),
+    ],
+)
+def test_averages_of_first_and_last_weights_are_judged_too(
+    scores: list[float], blend: float
+) -> None:
+    torch.manual_seed(0)
+    network = FocusNetwork(Architecture(base_channels=4, levels=2))
+    said, seen = iter(scores), []
+
+    def judge(candidate: FocusNetwork) -> float:
+        seen.append(candidate.unet.head.weight.detach().clone())
+        return next(said)
+
+    result = fit(
+        network,
+        BatchMaker([_stack("a")], size=2),
+        judge=judge,
+        learning_rate=1e-2,
+        precision=FP32,
+        max_steps=2,
+        looks=1,
+        blend=True,
+    )
+    first, last, *averages = seen
+    for average, share in zip(averages, (0.75, 0.5, 0.25), strict=True):
+        torch.testing.assert_close(average, (1 - share) * first + share * last)
+    assert (result.best_score, result.best_blend) == (max(scores), blend)
+    best = seen[scores.index(max(scores))]
+    torch.testing.assert_close(network.unet.head.weight.detach(), best)
+
+
 def test_training_that_only_harms_changes_nothing() -> None:
     torch.manual_seed(0)
     network = FocusNetwork(Architecture(base_channels=4, levels=2))

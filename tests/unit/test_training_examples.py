@@ -13,12 +13,15 @@ import tifffile
 import torch
 
 from deepfocus_live.errors import InputError
+from deepfocus_live.focus import label_stack
 from deepfocus_live.frames import Calibration
+from deepfocus_live.simulation import simulate_focal_stack
 from deepfocus_live.training import UNKNOWN, BatchMaker, LabelledStack, split, with_labels
 from deepfocus_live.training._evaluate import by_hand, held_out_slices
 from deepfocus_live.training._examples import Source
 from deepfocus_live.training._inputs import Given, choose_slices, fingerprint, gather, reopen
 from deepfocus_live.training._judging import held_out_sources, old_stacks
+from deepfocus_live.training._label import StoredLabels
 from deepfocus_live.volume import ImageLayout, VolumeFile
 from tests.unit.test_masks import add_label
 
@@ -147,6 +150,22 @@ def test_what_cannot_be_learnt_from_is_refused_in_words(act: object, says: str) 
     assert callable(act)
     with pytest.raises(InputError, match=says):
         act()
+
+
+def test_stored_labels_of_other_slices_are_not_learnt_from() -> None:
+    specimen = simulate_focal_stack(
+        "organoid_layer", shape=(9, 128, 192), z_step_um=5.0, seed=1
+    ).slices
+    labels = label_stack(specimen)
+    weak = np.stack([labels.weak_label_slice(z) for z in range(len(specimen))]).astype(np.uint8)
+
+    def learn_from(masks: np.ndarray) -> LabelledStack:
+        stored = StoredLabels(Masks(masks), trainable=True)
+        return with_labels(Slices(specimen), preset="consensus", reduction=4, stored=stored)
+
+    assert (learn_from(weak).target == 1).any()
+    with pytest.raises(InputError, match="not of the sharper slices"):
+        learn_from(np.roll(weak, 4, axis=0))
 
 
 def test_two_slices_say_nothing_by_rule() -> None:
