@@ -202,8 +202,7 @@ def _check_belongs(stored: StoredLabels, slices: NDArray[Any], target: NDArray[n
     sharper = sharpness_over_z(slices, target)
     if sharper is not None and sharper < LEAST_SHARPER:
         raise InputError(
-            f"{stored.masks.name}: stored labels are not of the sharper slices (gradients "
-            f"x {sharper:.2f} in focus)"
+            f"stored labels are not of the sharper slices (gradients x {sharper:.2f} in focus)"
         )
 
 

@@ -19,6 +19,7 @@ LABELLING_SHARE = 0.4  # of the time; stacks that are still to be labelled then 
 OLD_STACK_BYTES = 4e7  # of each stack of an earlier training: of the largest slices a few
 _BESIDE_BYTES = 6e8  # that judging, rehearsal and old stacks take, with slices of 2048 x 2048
 _LEAST_BYTES = 6.4e7
+_MOST_SAID = 3
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Labelling:
             if count:
                 self.leave_out(f"{count} stacks are left out: there is not enough {what} for more")
         if not found:
-            raise InputError(f"no stack is left to learn from: {'; '.join(self.left_out)}")
+            raise InputError(f"no stack is left to learn from: {_some(self.left_out)}")
         return [found[index] for index in sorted(found)]
 
     def label_old(self, given: Given) -> LabelledStack:
@@ -150,6 +151,12 @@ class Labelling:
             return conditions
         self.note(f"{stack.name} has another size than the flat field: done without it")
         return replace(conditions, flat_field=None)
+
+
+def _some(lines: list[str]) -> str:
+    """Return a few of the lines as one; the rest is in the log."""
+    more = len(lines) - _MOST_SAID
+    return "; ".join([*lines[:_MOST_SAID], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _turn(given: Given) -> tuple[bool, bool]:

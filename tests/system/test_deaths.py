@@ -123,6 +123,10 @@ def test_killed_microscope_leaves_a_readable_run_and_no_ring(
     assert_valid(run)
 
 
+def _runs_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("[!.]*") if path.is_dir()]
+
+
 def test_frames_left_by_a_dead_microscope_and_a_dead_daemon_are_stored_by_the_next(
     daemon: DaemonAddress,
     demo_core: CMMCorePlus,
@@ -159,13 +163,17 @@ def test_frames_left_by_a_dead_microscope_and_a_dead_daemon_are_stored_by_the_ne
         time.sleep(0.05)
     assert find_daemon() is None
     assert len(leftover_rings()) == 1
-    made = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
+    made = _runs_in(tmp_path / "runs")
     before = {line["sequence_number"] for path in made for line in frame_lines(open_run(path))}
     settings = tmp_path / "config.yaml"
     folders = f"models: {tmp_path / 'models'}\noutput: {tmp_path / 'runs'}\n"
     settings.write_text(folders, encoding="utf-8")
     with attach(demo_core, config=settings):
-        (path,) = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
+        # The daemon that died may not have got as far as the run's folder.
+        deadline = time.monotonic() + 60
+        while not (made := _runs_in(tmp_path / "runs")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        [path] = made
         run = wait_until_closed(path)
     stored = frame_lines(run)
     assert len(stored) == 40

@@ -47,10 +47,14 @@ def _scan(microscope: SimulatedMicroscope, at_frame: int, act: Callable[[], obje
         nonlocal seen
         seen += 1
         if seen == at_frame:
+            # On a busy machine masks come late: the model before must have made one.
+            deadline = time.monotonic() + 60
+            while not attached.status()["frames_masked"] and time.monotonic() < deadline:
+                time.sleep(0.02)
             act()
 
-    microscope.core.mda.events.frameReady.connect(see)
     with attach(microscope.core) as attached:
+        microscope.core.mda.events.frameReady.connect(see)
         microscope.core.run_mda(microscope.sequence(5), block=True)
         assert attached.wait(60)
         return wait_until_closed(Path(attached.status()["runs"][0]))
