@@ -25,7 +25,7 @@ from deepfocus_live.frames import Calibration, RunSpec
 from deepfocus_live.microscope._attach import attach
 from deepfocus_live.microscope._plan import frame_events, plan_run
 from deepfocus_live.microscope._quiet import untold
-from deepfocus_live.microscope._sender import ring_slots
+from deepfocus_live.microscope._ring_room import ring_slots
 from deepfocus_live.ring import find_daemon
 
 __all__ = [
