@@ -21,15 +21,15 @@ __all__: list[str] = []
 
 
 def _train_small() -> int:
-    from deepfocus_live.training import _gate, _retrain, fit
+    from deepfocus_live.training import _gate, _retraining, fit
     from tests.system.test_retrain import make_all_small
 
     make_all_small()
     # Beside other tests it would wait for ever; that it yields, another test sees.
     _platform.lower_priority = lambda: None
     # As many steps on a busy machine as on an idle one.
-    retrain: Any = _retrain
-    retrain.fit, retrain.BATCH = functools.partial(fit, max_steps=20), 2
+    retraining: Any = _retraining
+    retraining.fit, retraining.BATCH = functools.partial(fit, max_steps=20), 2
     # Nothing calls less than nothing in focus: every candidate is refused.
     _gate.MAX_EMPTY_SHARE = -1.0
     return main()

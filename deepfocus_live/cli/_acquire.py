@@ -173,6 +173,12 @@ def _say_plan(planned: Plan) -> None:
         f"{planned.bytes / 1e9:.2f} GB before compression; "
         f"at least {_duration(planned.seconds)}, by exposures and intervals alone"
     )
+    if planned.z_um is not None:
+        lowest, highest = planned.z_um
+        now = "" if planned.stage_z_um is None else f"; the stage is at {planned.stage_z_um:g} µm"
+        typer.echo(f"z from {lowest:g} to {highest:g} µm{now}")
+    if planned.z_warning is not None:
+        typer.echo(f"warning: {planned.z_warning}", err=True)
 
 
 def _say_room(room: Room) -> None:

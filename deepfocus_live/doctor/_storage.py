@@ -74,7 +74,7 @@ def _rate_mb_s(folder: Path, *, sync: bool) -> float:
 
 def look_at_ring(config: Config) -> Iterator[Finding]:
     """Say how many large slices may wait in memory, and where."""
-    from deepfocus_live.microscope._sender import ring_slots
+    from deepfocus_live.microscope._ring_room import ring_slots
 
     slots = ring_slots(config.ring, _SLICE_BYTES)
     folder = _platform.fast_scratch_dir(slots * _SLICE_BYTES, _platform.runtime_dir())

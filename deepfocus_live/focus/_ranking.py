@@ -37,19 +37,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepfocus_live.focus._axial_curves import AxialCurves, NoiseEffect
 from deepfocus_live.focus._door import checked_slice
 from deepfocus_live.focus._measures import MEASURES, measure_named
 from deepfocus_live.focus._presets import DEFAULT_PRESET
 from deepfocus_live.focus._rules import MIN_SLICES
 from deepfocus_live.focus._scan import focus_score_blocks, scan_block_px
+from deepfocus_live.focus._texture import (
+    REDUCTION,
+    SMALLEST_SIDE_PX,
+    Patches,
+    correlation,
+    noise_counts_of,
+    reduced_slice,
+    with_noise,
+)
 
 __all__ = ["MeasureRank", "Ranking", "rank_measures"]
 
-REDUCTION = 4  # sides of the pixels that texture and inversion are judged on
-SMALLEST_SIDE_PX = 4 * REDUCTION
-RISE = 0.8  # of the way from a block's lowest score to its best: in focus, to the axial rule
-PROMINENCE = 0.2  # of a block's rise: what RISE leaves over
-DIP = 0.25  # of a block's rise: shallower dips are not asked whether they invert
 NEGATIVE = -0.3  # correlation; that of 64 unrelated pixels is 0 ± 0.125
 INVERTED = 0.2  # share of the textured blocks from which on the specimen inverts
 SIGNAL = 4.0  # times the noise power; the largest of 30 slices of noise reaches 1.7
@@ -258,9 +263,9 @@ class _Gathered:
         self._window_px = window_px
         self._stride_px = stride_px
         self._shape_yx = shape_yx
-        self._patches = _Patches(shape_yx, stride_px, window_px)
+        self._patches = Patches(shape_yx, stride_px, window_px)
         self._clean: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-        self._noise = {name: _NoiseEffect(self._patches.blocks_yx) for name in names}
+        self._noise = {name: NoiseEffect(self._patches.blocks_yx) for name in names}
         self._seconds: dict[str, list[float]] = {name: [] for name in names}
         self._reduced: list[NDArray[np.float32]] = []
         self._noise_counts: list[float] = []
@@ -273,15 +278,15 @@ class _Gathered:
                 f"slice {z} is {pixels.shape}, the stack is {self._shape_yx}: "
                 "slices of one stack have one size"
             )
-        noise_counts = _noise_counts(pixels)
-        noisy = [_with_noise(pixels, noise_counts, seed=(SEED, z, trial)) for trial in (0, 1)]
+        noise_counts = noise_counts_of(pixels)
+        noisy = [with_noise(pixels, noise_counts, seed=(SEED, z, trial)) for trial in (0, 1)]
         for name in self._names:
             begin = time.perf_counter()
             scores = self._scored(pixels, name)
             self._seconds[name].append(time.perf_counter() - begin)
             self._clean[name].append(scores)
             self._noise[name].add(z, scores, [self._scored(trial, name) for trial in noisy])
-        reduced = _reduced(pixels, self._window_px)
+        reduced = reduced_slice(pixels, self._window_px)
         self._reduced.append(reduced)
         self._noise_counts.append(noise_counts)
         np.maximum(self._power, self._patches.mean_square(reduced), out=self._power)
@@ -296,7 +301,9 @@ class _Gathered:
         noise_counts = statistics.median(self._noise_counts)
         reduced = np.stack(self._reduced)
         textured = self._textured(reduced, noise_counts)
-        curves = {name: _Curves(np.stack(self._clean[name])[:, textured]) for name in self._names}
+        curves = {
+            name: AxialCurves(np.stack(self._clean[name])[:, textured]) for name in self._names
+        }
         together = np.mean([curve.risen for curve in curves.values()], axis=0).argmax(axis=0)
         at_ends = _mean((together == 0) | (together == len(reduced) - 1))
         ranks = [self._rank(name, curves[name], together, reduced, textured) for name in curves]
@@ -326,14 +333,14 @@ class _Gathered:
         seen = reduced[:, self._patches.covered(textured)]
         # Where neighbouring pixels share their noise there is more of it than was
         # measured, but noise does not come again in the next slice.
-        if max(abs(_correlation(seen[:-1], seen[1:]))) < REPEATED:
+        if max(abs(correlation(seen[:-1], seen[1:]))) < REPEATED:
             return np.zeros_like(textured)
         return textured
 
     def _rank(
         self,
         name: str,
-        curves: _Curves,
+        curves: AxialCurves,
         together: NDArray[np.intp],
         reduced: NDArray[np.float32],
         textured: NDArray[np.bool_],
@@ -346,7 +353,7 @@ class _Gathered:
         before, after, dips = curves.deepest_dips()
         patches = self._patches.of(textured)
         inverted = dips & (
-            _correlation(reduced[before[:, None], patches], reduced[after[:, None], patches])
+            correlation(reduced[before[:, None], patches], reduced[after[:, None], patches])
             < NEGATIVE
         )
         return MeasureRank(
@@ -361,197 +368,6 @@ class _Gathered:
             inverted=_mean(inverted),
             ms_per_slice=1000 * statistics.median(self._seconds[name]),
         )
-
-
-class _NoiseEffect:
-    """What added noise does to one measure, block by block, summed up as slices come.
-
-    Attributes
-    ----------
-    best_z : two (By, Bx) int64
-        The best slice with noise added, in two trials.
-    """
-
-    def __init__(self, blocks_yx: tuple[int, int]) -> None:
-        self.best_z = np.zeros((2, *blocks_yx), np.int64)
-        self._best_noisy = np.full((2, *blocks_yx), -np.inf, np.float32)
-        self._best_clean = np.full(blocks_yx, -np.inf, np.float32)
-        self._best_clean_z = np.full(blocks_yx, -1)
-        self._before = np.zeros(blocks_yx)
-        self._power = np.zeros(blocks_yx)  # summed over the best slice and its neighbours
-
-    @property
-    def counts_at_best(self) -> NDArray[np.float64]:
-        """Standard deviation of a score, (By, Bx), where a best slice has two neighbours."""
-        deviation: NDArray[np.float64] = np.sqrt(self._power / 3)
-        return deviation
-
-    def add(self, z: int, clean: NDArray[np.float32], noisy: Sequence[NDArray[np.float32]]) -> None:
-        """Add the scores of the next slice, without noise and in two trials with it."""
-        for trial, scores in enumerate(noisy):
-            better = scores > self._best_noisy[trial]
-            self._best_noisy[trial][better] = scores[better]
-            self.best_z[trial][better] = z
-        power = (noisy[0].astype(np.float64) - noisy[1]) ** 2 / 2
-        self._power += np.where(self._best_clean_z == z - 1, power, 0)
-        better = clean > self._best_clean
-        self._best_clean[better] = clean[better]
-        self._best_clean_z[better] = z
-        self._power[better] = (self._before + power)[better]
-        self._before = power
-
-
-class _Curves:
-    """The curves of the textured blocks of one measure: scores (Z, K) of K blocks."""
-
-    def __init__(self, scores: NDArray[np.float32]) -> None:
-        self._scores = scores.astype(np.float64)
-        lowest = self._scores.min(axis=0)
-        self._rise = self._scores.max(axis=0) - lowest
-        flat = self._rise == 0
-        # 0 at a block's lowest score and 1 at its highest; 0 where it never changes.
-        self.risen: NDArray[np.float64] = (self._scores - lowest) / np.where(flat, 1, self._rise)
-
-    def good_at(self, z: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return at which blocks the slice `z`, (K,), is in focus to the axial rule."""
-        good: NDArray[np.bool_] = np.take_along_axis(self.risen, z[None], axis=0)[0] >= RISE
-        return good
-
-    def sensitivity(self, noise: NDArray[np.float64]) -> float:
-        """Return the median fall beside the best slice, in units of `noise`, (K,)."""
-        z = self._scores.argmax(axis=0)
-        inside = np.flatnonzero((z > 0) & (z < len(self._scores) - 1) & (noise > 0))
-        if not inside.size:
-            return math.nan
-        z = z[inside]
-        beside = (self._scores[z - 1, inside] + self._scores[z + 1, inside]) / 2
-        return float(np.median((self._scores[z, inside] - beside) / noise[inside]))
-
-    def peaks(self) -> NDArray[np.int64]:
-        """Return how many maxima each block's curve has, (K,), one at least.
-
-        A maximum counts if on either side the curve falls by `PROMINENCE` of its
-        rise before it climbs higher, or ends.
-        """
-        count = np.zeros(self.risen.shape[1], np.int64)
-        climbing = np.ones(count.shape, bool)
-        extreme = self.risen[0].copy()
-        for risen in self.risen[1:]:
-            turned = np.where(climbing, risen < extreme - PROMINENCE, risen > extreme + PROMINENCE)
-            count += turned & climbing
-            climbing ^= turned
-            further = np.where(climbing, risen > extreme, risen < extreme)
-            extreme = np.where(turned | further, risen, extreme)
-        return count + climbing
-
-    def deepest_dips(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-        """Return the slices of the maxima before and after each block's deepest dip.
-
-        With them, which blocks have a dip at all: deeper than `DIP` of the rise below
-        the lower of the two maxima. Each (K,).
-        """
-        highest_before = np.maximum.accumulate(self.risen, axis=0)
-        highest_after = np.maximum.accumulate(self.risen[::-1], axis=0)[::-1]
-        depth = np.minimum(highest_before, highest_after) - self.risen
-        bottom = depth.argmax(axis=0)
-        is_before = np.arange(len(depth))[:, None] <= bottom
-        before = np.where(is_before, self.risen, -1).argmax(axis=0)
-        after = np.where(is_before, -1, self.risen).argmax(axis=0)
-        return before, after, depth.max(axis=0) > DIP
-
-
-class _Patches:
-    """Which reduced pixels lie around each block: as wide as a window, all inside."""
-
-    def __init__(self, shape_yx: tuple[int, int], block_px: int, window_px: int) -> None:
-        self._shape = [side // REDUCTION for side in shape_yx]
-        self._sides = [min(window_px // REDUCTION, side) for side in self._shape]
-        self._starts = []
-        for px, side, length in zip(shape_yx, self._sides, self._shape, strict=True):
-            middles = (np.arange(0, px, block_px) + block_px / 2) / REDUCTION
-            starts = np.rint(middles - side / 2).astype(np.intp)
-            self._starts.append(np.clip(starts, 0, length - side))
-        self.blocks_yx = (len(self._starts[0]), len(self._starts[1]))
-
-    def of(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return the flat indices of the patches of the chosen blocks, (K, pixels)."""
-        ys, xs = np.nonzero(chosen)
-        rows = self._starts[0][ys, None] + np.arange(self._sides[0])
-        columns = self._starts[1][xs, None] + np.arange(self._sides[1])
-        indices = rows[:, :, None] * self._shape[1] + columns[:, None, :]
-        return indices.reshape(len(ys), self._sides[0] * self._sides[1])
-
-    def covered(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which reduced pixels lie in a patch of the chosen blocks, flat."""
-        covered = np.zeros(self._shape[0] * self._shape[1], bool)
-        covered[self.of(chosen)] = True
-        return covered
-
-    def mean_square(self, reduced: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the mean square of each block's patch, (By, Bx)."""
-        squares = np.zeros([side + 1 for side in self._shape])
-        squares[1:, 1:] = reduced.reshape(self._shape).astype(np.float64) ** 2
-        table = squares.cumsum(axis=0).cumsum(axis=1)
-        top, left = self._starts
-        bottom, right = top + self._sides[0], left + self._sides[1]
-        total = table[np.ix_(bottom, right)] - table[np.ix_(top, right)]
-        total += table[np.ix_(top, left)] - table[np.ix_(bottom, left)]
-        mean: NDArray[np.float64] = np.maximum(0, total) / (self._sides[0] * self._sides[1])
-        return mean
-
-
-def _reduced(pixels: NDArray[Any], window_px: int) -> NDArray[np.float32]:
-    """Return means of 4 × 4 pixels less their mean over about a window, flat float32."""
-    from scipy import ndimage  # slow to import, needed only here
-
-    rows, columns = (side // REDUCTION for side in pixels.shape)
-    whole = pixels[: rows * REDUCTION, : columns * REDUCTION]
-    means = whole.reshape(rows, REDUCTION, columns, REDUCTION).mean(axis=(1, 3), dtype=np.float32)
-    means -= means.mean()  # so that little is lost where the offset is large
-    high_passed: NDArray[np.float32] = means - ndimage.uniform_filter(means, window_px // REDUCTION)
-    return high_passed.ravel()
-
-
-def _noise_counts(pixels: NDArray[Any]) -> float:
-    """Return the standard deviation of the noise of one slice, in counts.
-
-    Immerkær's: the response to the difference of two Laplacians, which a plane and a
-    straight edge do not excite, averaged over blocks of 14 px. The lower quartile of
-    the blocks, for texture answers too. Blocks without any response are saturated or
-    empty and are left out; rounding to whole counts is noise as well.
-    """
-    counts = pixels.astype(np.float32)
-    along_y = counts[:-2] - 2 * counts[1:-1] + counts[2:]
-    response = np.abs(along_y[:, :-2] - 2 * along_y[:, 1:-1] + along_y[:, 2:])
-    side = SMALLEST_SIDE_PX - 2
-    rows, columns = (length // side for length in response.shape)
-    blocks = response[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    means = blocks.mean(axis=(1, 3))
-    rounding = 0.0 if pixels.dtype == np.float32 else 1 / math.sqrt(12)
-    if not means.any():
-        return rounding
-    lower = float(np.quantile(means[means > 0], 0.25))
-    return max(rounding, math.sqrt(math.pi / 2) / 6 * lower)
-
-
-def _with_noise(pixels: NDArray[Any], noise_counts: float, seed: tuple[int, ...]) -> NDArray[Any]:
-    """Return the slice with Gaussian noise added, of the same dtype; the same for a seed."""
-    noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
-    noise *= np.float32(noise_counts)
-    noise += pixels
-    if pixels.dtype == np.float32:
-        return noise
-    limits = np.iinfo(pixels.dtype)
-    return np.rint(noise).clip(limits.min, limits.max).astype(pixels.dtype)
-
-
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return Pearson's correlation of each row of `a` with that of `b`; 0 where one is flat."""
-    a = a.astype(np.float64) - a.mean(axis=1, keepdims=True)
-    b = b.astype(np.float64) - b.mean(axis=1, keepdims=True)
-    norm = np.sqrt(np.einsum("kp,kp->k", a, a) * np.einsum("kp,kp->k", b, b))
-    correlation: NDArray[np.float64] = np.einsum("kp,kp->k", a, b) / np.where(norm > 0, norm, 1)
-    return correlation
 
 
 def _mean(blocks: NDArray[np.bool_] | NDArray[np.int64]) -> float:

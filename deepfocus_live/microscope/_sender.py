@@ -29,7 +29,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import useq
@@ -39,6 +38,16 @@ from deepfocus_live import _platform
 from deepfocus_live.config import RingConfig
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import RunSpec
+from deepfocus_live.microscope._errands import (
+    Begin,
+    End,
+    Errand,
+    Flush,
+    FrameCounts,
+    Prepare,
+    Stop,
+    Taken,
+)
 from deepfocus_live.microscope._link import DaemonDidNotStart, DaemonLink
 from deepfocus_live.microscope._plan import (
     can_be_stored,
@@ -48,16 +57,16 @@ from deepfocus_live.microscope._plan import (
     planes_of,
     said_of_form,
 )
+from deepfocus_live.microscope._ring_room import first_free_slot, make_ring
 from deepfocus_live.ring import (
     FrameSpill,
     MemoryRing,
     Message,
     RingError,
-    new_ring_path,
     spill_folder,
 )
 
-__all__ = ["FrameSender", "ring_slots"]
+__all__ = ["FrameSender"]
 
 log = logging.getLogger(__name__)
 
@@ -70,77 +79,6 @@ _AGAIN_S = 2.0
 """Between two askings for a run that the disk has no room for."""
 _MOST_RUNS = 1000
 """That are remembered: a program may stay attached for weeks."""
-
-
-@dataclass
-class _Prepare:
-    frame_bytes: int
-
-
-@dataclass
-class _Begin:
-    sequence: useq.MDASequence
-    summary: Mapping[str, Any]
-    output: str | None
-    profile: str | None
-
-
-@dataclass
-class _Taken:
-    image: NDArray[Any]
-    event: useq.MDAEvent
-    meta: Mapping[str, Any]
-    taken_at: float
-
-
-@dataclass
-class _End:
-    reason: str
-
-
-@dataclass
-class _Stop:
-    pass
-
-
-@dataclass
-class _Flush:
-    done: threading.Event
-
-
-_Item = _Prepare | _Begin | _Taken | _End | _Flush | _Stop
-
-
-@dataclass
-class FrameCounts:
-    """Frames since the attachment was made."""
-
-    taken: int = 0
-    durable: int = 0
-    """Of runs that are closed; see `FrameSender.frames_durable` for all."""
-    refused: int = 0
-    """Frames of runs that could not be opened; each such run was warned about."""
-    waits: int = 0
-    """How often the acquisition was slowed because memory for waiting frames ran out."""
-    waited_s: float = 0.0
-    spilled: int = 0
-    """Frames that went by way of a disk because the ring was full."""
-    missed: int = 0
-    """Frames of the sequences that the camera did not deliver, as far as that is known."""
-    paths: list[str] = field(default_factory=list)
-    """Folders of the last runs, in order."""
-    space: str | None = None
-    """Why the present run does not fit on its disk; None: it does, as far as is known."""
-
-
-def ring_slots(limits: RingConfig, frame_bytes: int) -> int:
-    """Return how many frames the ring is made for; fewer where shared memory has less room."""
-    if limits.slots is not None:
-        return limits.slots
-    megabytes = limits.memory_mb
-    if megabytes is None:
-        megabytes = min(_platform.available_memory_bytes() // 8 >> 20, 512)
-    return min(max((megabytes << 20) // frame_bytes, 4), 1024)
 
 
 class FrameSender:
@@ -165,7 +103,7 @@ class FrameSender:
         self._limits = ring
         self._on_message = on_message
         # Its `put` is C and takes no lock that a thread waiting for the interpreter could hold.
-        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[Errand] = queue.SimpleQueue()
         self._acknowledged = threading.Event()
         self._room = threading.Condition()
         # Each counted by one thread only: their difference is what waits.
@@ -193,7 +131,7 @@ class FrameSender:
 
         Filling hundreds of megabytes with zeros takes as long as many frames do.
         """
-        self._put(_Prepare(frame_bytes))
+        self._put(Prepare(frame_bytes))
         return self.flush()
 
     # ------------------------------------------- on the acquisition's thread
@@ -206,7 +144,7 @@ class FrameSender:
         profile: str | None = None,
     ) -> None:
         """Note that a run begins; output and profile as `plan_run` takes them."""
-        self._put(_Begin(sequence, summary, output, profile))
+        self._put(Begin(sequence, summary, output, profile))
 
     def take(self, image: NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]) -> None:
         """Take over a frame: microseconds, unless memory has run out (see `counts.waits`)."""
@@ -214,15 +152,15 @@ class FrameSender:
         self.counts.taken += 1
         self._taken_bytes += image.nbytes
         hardware = bool(meta.get("hardware_triggered"))
-        self._put(_Taken(image, event, meta, time.time()))
+        self._put(Taken(image, event, meta, time.time()))
         if self._waiting_bytes(hardware) > self._budget:
             self._wait_for_room(hardware)
 
     def end(self, reason: str) -> None:
         """Note that the run has ended: `completed`, `canceled` or `errored`."""
-        self._put(_End(reason))
+        self._put(End(reason))
 
-    def _put(self, item: _Item) -> None:
+    def _put(self, item: Errand) -> None:
         self._items.put(item)
 
     def _waiting_bytes(self, hardware: bool) -> int:
@@ -273,12 +211,12 @@ class FrameSender:
     def flush(self) -> threading.Event:
         """Return an event that is set once everything handed over so far is on the disk."""
         done = threading.Event()
-        self._put(_Flush(done))
+        self._put(Flush(done))
         return done
 
     def stop(self) -> None:
         """Ask the thread to end once everything before has been done."""
-        self._put(_Stop())
+        self._put(Stop())
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end; return whether it has ended."""
@@ -290,7 +228,7 @@ class FrameSender:
     def _work(self) -> None:
         while True:
             item = self._next_item()
-            if isinstance(item, _Stop):
+            if isinstance(item, Stop):
                 break
             try:
                 if item is None:
@@ -300,11 +238,11 @@ class FrameSender:
             except Exception:
                 # Whatever it is, the next item must still be tried.
                 log.exception("deepfocus-live: unexpected failure while sending.")
-                if isinstance(item, _Taken):
+                if isinstance(item, Taken):
                     self.counts.refused += 1
-                elif isinstance(item, _Flush):
+                elif isinstance(item, Flush):
                     item.done.set()
-            if isinstance(item, _Taken):
+            if isinstance(item, Taken):
                 self._sent_bytes += item.image.nbytes
                 with self._room:
                     self._room.notify_all()
@@ -314,7 +252,7 @@ class FrameSender:
             self._ring.close(remove=True)
         self.link.close()
 
-    def _next_item(self) -> _Item | None:
+    def _next_item(self) -> Errand | None:
         """Return what is to be done next; None: nothing just now."""
         try:
             if self._spill:
@@ -324,7 +262,7 @@ class FrameSender:
             self._frames_flow = False
             return None
 
-    def _look(self) -> _Item:
+    def _look(self) -> Errand:
         """Look every few milliseconds for the next frame of a run that brings them quickly.
 
         To wake a thread that waits in `get` costs the acquisition's thread, in the slot, a call of
@@ -337,22 +275,22 @@ class FrameSender:
             time.sleep(_LOOK_S)
         return self._items.get_nowait()
 
-    def _wake(self) -> _Item:
+    def _wake(self) -> Errand:
         """Sleep until there is something to do."""
         item = self._items.get(timeout=_RETRY_S)
-        self._frames_flow = isinstance(item, _Taken | _Begin)
+        self._frames_flow = isinstance(item, Taken | Begin)
         return item
 
-    def _handle(self, item: _Item) -> None:
-        if isinstance(item, _Prepare):
+    def _handle(self, item: Errand) -> None:
+        if isinstance(item, Prepare):
             self._prepare_ring(item.frame_bytes, b"")
-        elif isinstance(item, _Begin):
+        elif isinstance(item, Begin):
             self._open_run(item)
-        elif isinstance(item, _Taken):
+        elif isinstance(item, Taken):
             self._send(item)
-        elif isinstance(item, _End):
+        elif isinstance(item, End):
             self._close_run(item.reason)
-        elif isinstance(item, _Flush):
+        elif isinstance(item, Flush):
             self._drain()
             item.done.set()
 
@@ -373,7 +311,7 @@ class FrameSender:
             except (DaemonDidNotStart, InputError, OSError) as error:
                 log.debug("no daemon yet: %s", error)
 
-    def _open_run(self, begin: _Begin) -> None:
+    def _open_run(self, begin: Begin) -> None:
         if self._spec is not None:
             self._close_run("interrupted")
         try:
@@ -420,7 +358,7 @@ class FrameSender:
             )
         )
 
-    def _plan(self, begin: _Begin) -> RunSpec:
+    def _plan(self, begin: Begin) -> RunSpec:
         try:
             # What stands in for an iterator warns whoever asks it for its sizes.
             known = begin.sequence if begin.sequence.axis_order else useq.MDASequence()
@@ -441,21 +379,7 @@ class FrameSender:
         if self._ring is not None:
             self._ring.close(remove=True)
             self._ring = None
-        slots = ring_slots(self._limits, frame_bytes)
-        while True:
-            room = max(len(run), 1 << 20)
-            path = new_ring_path(slots * (frame_bytes + 8192) + room)
-            try:
-                self._ring = MemoryRing.create(
-                    path, slots=slots, slot_bytes=frame_bytes, run_room=room
-                )
-                break
-            except OSError as error:
-                if slots <= 2:
-                    raise
-                log.warning("no room for a ring of %d frames (%s); trying half.", slots, error)
-                slots = max(slots // 2, 2)
-        self._ring.run = run
+        self._ring = make_ring(self._limits, frame_bytes, run)
 
     def _announce_run(self) -> None:
         """Tell the daemon of the run; one that was replaced goes on with it."""
@@ -488,7 +412,7 @@ class FrameSender:
             self._announce_at = None
             self._insist(self._announce_all)
 
-    def _send(self, frame: _Taken) -> None:
+    def _send(self, frame: Taken) -> None:
         self._ask_again()
         self._insist(self._give_up_refused)
         self._follow_new_size(frame.image)
@@ -520,7 +444,7 @@ class FrameSender:
     def _free_slot(self) -> int | None:
         """Wait for a free slot; None where the run was refused meanwhile."""
         while self._ring is not None and self._spec is not None:
-            slot = _free_slot_of(self._ring)
+            slot = first_free_slot(self._ring)
             if slot is not None:
                 return slot
             self._wait_for_acknowledgement()
@@ -528,7 +452,7 @@ class FrameSender:
 
     # ------------------------------------------------------------ the spill
 
-    def _put_aside(self, frame: _Taken, header: bytes) -> bool:
+    def _put_aside(self, frame: Taken, header: bytes) -> bool:
         """Spill a frame that finds the ring full and cannot wait; return whether that was done.
 
         A frame behind spilled ones goes where they are: all leave in their order.
@@ -537,7 +461,7 @@ class FrameSender:
         if ring is None or spill is None:
             return False
         cannot_wait = bool(frame.meta.get("hardware_triggered"))
-        if not spill and not (cannot_wait and _free_slot_of(ring) is None):
+        if not spill and not (cannot_wait and first_free_slot(ring) is None):
             return False
         if not spill.append(header, frame.image, number, run_folder=ring.folder):
             self._drain(into_ring=True)
@@ -558,7 +482,7 @@ class FrameSender:
         """Move spilled frames into the ring, as far as it has free slots."""
         spill, ring = self._spill, self._ring
         while spill and ring is not None and self._spec is not None:
-            slot = _free_slot_of(ring)
+            slot = first_free_slot(ring)
             if slot is None:
                 return
             try:
@@ -669,13 +593,3 @@ class FrameSender:
         if text is not None and self.counts.space is None:
             log.warning("deepfocus-live: %s", text)
         self.counts.space = text
-
-
-def _free_slot_of(ring: MemoryRing) -> int | None:
-    """Return the first free slot; None: the ring is full.
-
-    Always the first: while few frames wait, the same few slots are used again and again, whose
-    memory both processes have mapped and the processor still has at hand. Going round the whole
-    ring cost twice as much for a frame.
-    """
-    return next((slot for slot in range(ring.slots) if ring.is_free(slot)), None)

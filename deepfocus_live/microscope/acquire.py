@@ -25,7 +25,7 @@ from deepfocus_live.frames import Calibration, RunSpec
 from deepfocus_live.microscope._attach import attach
 from deepfocus_live.microscope._plan import frame_events, plan_run
 from deepfocus_live.microscope._quiet import untold
-from deepfocus_live.microscope._sender import ring_slots
+from deepfocus_live.microscope._ring_room import ring_slots
 from deepfocus_live.ring import find_daemon
 
 __all__ = [
@@ -63,6 +63,12 @@ class Plan:
     """Before compression; 0 where the number of frames is unknown."""
     seconds: float
     """Exposures and intervals alone: stages, shutters and read-out come on top."""
+    z_um: tuple[float, float] | None
+    """Lowest and highest z that the stage is sent to; None: to none."""
+    stage_z_um: float | None
+    """Where it is now; None: there is none."""
+    z_warning: str | None
+    """What a person should know before the stage moves, in one line."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,9 @@ def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
         If the camera's images cannot be stored.
     """
     spec = plan_run(sequence, summary_metadata(core, mda_sequence=sequence))
+    events = itertools.islice(frame_events(sequence), _EVENTS_READ)
+    heights = [event.z_pos for event in events if event.z_pos is not None]
+    stage_z_um = core.getZPosition() if core.getFocusDevice() else None
     return Plan(
         frames=spec.frames_expected,
         images=len(spec.images),
@@ -203,6 +212,22 @@ def plan(core: CMMCorePlus, sequence: useq.MDASequence) -> Plan:
         z_step=_in_words(spec.z_step_um),
         bytes=(spec.frames_expected or 0) * spec.frame_bytes,
         seconds=_least_seconds(core, sequence, spec),
+        z_um=(min(heights), max(heights)) if heights else None,
+        stage_z_um=stage_z_um,
+        z_warning=_z_warning(sequence, stage_z_um),
+    )
+
+
+def _z_warning(sequence: useq.MDASequence, stage_z_um: float | None) -> str | None:
+    """Return a line where a range of z lies around no position: useq takes it around 0 µm."""
+    z_plan, positions = sequence.z_plan, sequence.stage_positions
+    if z_plan is None or not z_plan.is_relative or stage_z_um is None:
+        return None
+    if positions and all(position.z is not None for position in positions):
+        return None
+    return (
+        "the z range is relative, and no z position is given: it is taken around 0 µm, and the "
+        f"stage is at {stage_z_um:g} µm; give stage_positions with z, or top and bottom"
     )
 
 

@@ -15,7 +15,7 @@ from pymmcore_plus import CMMCorePlus
 
 from deepfocus_live import attach, open_run
 from deepfocus_live.config import Config
-from deepfocus_live.microscope.acquire import room_for
+from deepfocus_live.microscope.acquire import plan, room_for
 from deepfocus_live.ring import DaemonAddress
 from tests.system._runs import (
     Witness,
@@ -59,6 +59,39 @@ def test_every_frame_of_positions_and_time_points_is_on_disk(
     assert_valid(run)
     heights = [line["z_um"] for line in frame_lines(run)][:5]
     assert heights == pytest.approx([-4, -2, 0, 2, 4], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "z_um", "warned"),
+    [
+        pytest.param({"z_plan": {"range": 4, "step": 2}}, (-2, 2), True, id="around-nothing"),
+        pytest.param(
+            {"z_plan": {"range": 4, "step": 2}, "stage_positions": [{"z": 90}, {"x": 1, "y": 1}]},
+            (-2, 92),
+            True,
+            id="one-without",
+        ),
+        pytest.param(
+            {"z_plan": {"range": 4, "step": 2}, "stage_positions": [{"z": 90}]},
+            (88, 92),
+            False,
+            id="around-a-position",
+        ),
+        pytest.param({"z_plan": {"top": 3, "bottom": 1, "step": 1}}, (1, 3), False, id="absolute"),
+        pytest.param({"time_plan": {"interval": 0, "loops": 2}}, None, False, id="no-z"),
+    ],
+)
+def test_plan_says_where_the_stage_will_be_sent(
+    given: dict[str, object], z_um: tuple[float, float] | None, warned: bool, demo_core: CMMCorePlus
+) -> None:
+    demo_core.setZPosition(80)
+    demo_core.waitForDevice(demo_core.getFocusDevice())
+    needed = plan(demo_core, useq.MDASequence.model_validate(given))
+    assert needed.z_um == z_um
+    assert needed.stage_z_um == pytest.approx(80, abs=0.1)
+    assert (needed.z_warning is not None) == warned
+    if warned:
+        assert "around 0 µm, and the stage is at 80 µm" in str(needed.z_warning)
 
 
 def test_two_runs_of_one_attachment_are_two_folders(

@@ -350,14 +350,14 @@ def test_napari_shows_a_run_to_scale(example: str, followed: tuple[Workplace, st
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a training be a few small steps, as many on a busy machine."""
-    from deepfocus_live.training import _anchor, _retrain, fit
+    from deepfocus_live.training import _anchor, _retraining, fit
     from tests.system.test_retrain import SMALL
 
     caches = (_anchor.anchor_set, _anchor._rehearsed)
     for module, name, value in SMALL:
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(_retrain, "fit", functools.partial(fit, max_steps=4))
-    monkeypatch.setattr(_retrain, "BATCH", 2)
+    monkeypatch.setattr(_retraining, "fit", functools.partial(fit, max_steps=4))
+    monkeypatch.setattr(_retraining, "BATCH", 2)
     for cache in caches:
         cache.cache_clear()
     yield

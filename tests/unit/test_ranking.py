@@ -25,6 +25,8 @@ from deepfocus_live.focus import (
     rank_measures,
 )
 from deepfocus_live.focus import _ranking as ranking_module
+from deepfocus_live.focus._axial_curves import AxialCurves, NoiseEffect
+from deepfocus_live.focus._texture import noise_counts_of
 from deepfocus_live.simulation import Camera, FocalStack, simulate_focal_stack
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -280,7 +282,7 @@ def test_noise_is_measured_beside_texture(dtype: str) -> None:
     clean[:, 96:] += 20 * ndimage.gaussian_filter(rng.normal(0, 3, (256, 160)), 0.5)
     pixels = clean + rng.normal(0, 5, clean.shape)
     pixels = pixels if dtype == "float32" else np.rint(pixels)
-    assert ranking_module._noise_counts(pixels.astype(dtype)) == pytest.approx(5, rel=0.1)
+    assert noise_counts_of(pixels.astype(dtype)) == pytest.approx(5, rel=0.1)
 
 
 def test_only_places_above_the_noise_are_judged_by() -> None:
@@ -295,7 +297,7 @@ def test_only_places_above_the_noise_are_judged_by() -> None:
 @given(n_z=st.integers(3, 9), seed=st.integers(0, 2**16))
 def test_noise_summed_up_slice_by_slice_is_that_of_the_whole_stack(n_z: int, seed: int) -> None:
     clean, first, second = np.random.default_rng(seed).normal(0, 1, (3, n_z, 4, 5)).astype("f4")
-    effect = ranking_module._NoiseEffect((4, 5))
+    effect = NoiseEffect((4, 5))
     for z in range(n_z):
         effect.add(z, clean[z], [first[z], second[z]])
     best = clean.argmax(axis=0)
@@ -311,7 +313,7 @@ def test_noise_summed_up_slice_by_slice_is_that_of_the_whole_stack(n_z: int, see
 @given(n_z=st.integers(3, 25), seed=st.integers(0, 2**16))
 def test_peaks_are_those_that_scipy_finds(n_z: int, seed: int) -> None:
     scores = np.random.default_rng(seed).normal(0, 1, (n_z, 20)).cumsum(axis=0).astype(np.float32)
-    curves = ranking_module._Curves(scores)
+    curves = AxialCurves(scores)
     # Lower than all, so that the first and the last slice can be maxima.
     padded = np.pad(curves.risen, ((1, 1), (0, 0)), constant_values=-1)
     plain = [len(signal.find_peaks(curve, prominence=0.2)[0]) for curve in padded.T]
@@ -319,7 +321,7 @@ def test_peaks_are_those_that_scipy_finds(n_z: int, seed: int) -> None:
 
 
 def test_false_peaks_of_a_flat_curve_are_none() -> None:
-    assert ranking_module._Curves(np.ones((5, 2), np.float32)).peaks().tolist() == [1, 1]
+    assert AxialCurves(np.ones((5, 2), np.float32)).peaks().tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepfocus_live.training._retrain import late_deadline
+from deepfocus_live.training._retraining import late_deadline
 
 
 @pytest.mark.parametrize(
