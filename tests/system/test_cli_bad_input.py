@@ -90,7 +90,7 @@ Property,Core,Initialize,1
 Property,Core,Camera,Camera
 Property,Core,Focus,Z
 """
-Z_SCAN = "z_plan: {range: 4, step: 1}\n"
+Z_SCAN = "z_plan: {bottom: 0, top: 4, step: 1}\n"
 
 
 def acquire(

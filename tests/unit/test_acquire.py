@@ -28,6 +28,9 @@ class _Camera:
     def getBytesPerPixel(self) -> int:
         return 2
 
+    def getFocusDevice(self) -> str:
+        return ""
+
 
 _INFO = {"height": 500, "width": 1000, "dtype": "uint16", "camera_label": "Camera"}
 
