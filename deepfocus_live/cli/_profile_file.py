@@ -33,9 +33,12 @@ def has_profile(file: Path, name: str) -> bool:
     return name in (_tree(file.read_text(encoding="utf-8")).get("profiles") or {})
 
 
-def write_profile(file: Path, name: str, profile: Mapping[str, Any]) -> Path:
+def write_profile(
+    file: Path, name: str, profile: Mapping[str, Any], *, output: Path | None = None
+) -> Path:
     """Put a profile into `file`, in the place of one of that name; return the file written.
 
+    `output`, the folder that runs are written into, is put in as well where the file names none.
     Comments and all other settings stay. Where the file is written in a way that does not allow
     that, it is left alone, and a new one beside it has all of its settings, and no comments.
 
@@ -47,7 +50,12 @@ def write_profile(file: Path, name: str, profile: Mapping[str, Any]) -> Path:
     before = file.read_text(encoding="utf-8") if file.exists() else _HEADER
     tree = _tree(before)
     wanted = {**tree, "profiles": {**(tree.get("profiles") or {}), name: dict(profile)}}
-    text = _put(before, name, profile)
+    text = before
+    if output is not None and "output" not in tree:
+        wanted["output"] = str(output.absolute())
+        line = yaml.safe_dump({"output": wanted["output"]}, allow_unicode=True, width=1 << 16)
+        text = f"{before.rstrip()}\n{line}"
+    text = _put(text, name, profile)
     if _tree_or_none(text) != wanted:
         file = _free_name_beside(file, name)
         text = _HEADER + yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)

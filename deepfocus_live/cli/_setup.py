@@ -91,7 +91,7 @@ def setup(
         pixel = _ask_pixel_size(core)
     answers = _ask_profile() if asks else {}
     _say_missing(answers, pixel)
-    written = write_profile(config, profile, answers)
+    written = write_profile(config, profile, answers, output=output)
     if written != config:
         typer.echo(f"{config} is left as it is: it could not be changed without losing comments.")
     typer.echo(f"written: profile {profile!r} in {written}")

@@ -41,7 +41,9 @@ def look_at_daemon(_config: Config) -> Iterator[Finding]:
     if address is None:
         yield Finding("daemon", "ok", "none runs; `attach` starts one")
         return
-    said = f"version {address.version}, pid {address.pid}, its page at {address.page}"
+    # Without the key that the page asks for: what is said here is sent to others for help.
+    page = address.page.partition("?")[0]
+    said = f"version {address.version}, pid {address.pid}, its page at {page}"
     try:
         with address.connect() as client:
             state = client.ask({"type": "status"})["status"]["state"]

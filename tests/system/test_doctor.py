@@ -11,15 +11,16 @@ from pathlib import Path
 import mm_test_adapters
 import pytest
 
+from deepfocus_live._platform import ProcessStamp
 from deepfocus_live.config import Config, load_config
 from deepfocus_live.doctor import Finding, examine, find_leftovers, free_leftovers
 from deepfocus_live.doctor import _examine as examining
 from deepfocus_live.doctor._compute import look_at_inference
-from deepfocus_live.doctor._daemon import look_at_page
+from deepfocus_live.doctor._daemon import look_at_daemon, look_at_page
 from deepfocus_live.doctor._microscope import look_at_adapters
 from deepfocus_live.doctor._models import look_at_models
 from deepfocus_live.doctor._storage import look_at_disk
-from deepfocus_live.ring import MemoryRing
+from deepfocus_live.ring import DaemonAddress, MemoryRing, publish_daemon
 
 SUBJECTS = {
     *("versions", "device adapters", "inference, cpu", "inference, openvino", "inference, cuda"),
@@ -147,6 +148,18 @@ def test_port_that_is_taken_is_a_fault_only_where_it_was_asked_for(tmp_path: Pat
         found = _only(list(look_at_page(_config(tmp_path, web__port=port))))
     assert (found.state, str(port) in found.found) == ("fault", True)
     assert _only(list(look_at_page(_config(tmp_path, web__port=port)))).state == "ok"
+
+
+def test_daemon_that_does_not_answer_is_named_without_the_key_of_its_page(tmp_path: Path) -> None:
+    mine = ProcessStamp.mine()
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    page = "http://scope-3:8765/?key=secret"
+    publish_daemon(DaemonAddress(mine.pid, mine.started, port, "other", page, "0.0"))
+    found = _only(list(look_at_daemon(_config(tmp_path))))
+    assert found.state == "fault"
+    assert "its page at http://scope-3:8765/: does not answer" in found.found
+    assert "key" not in found.found
 
 
 def test_what_cannot_be_used_is_a_fault(tmp_path: Path) -> None:

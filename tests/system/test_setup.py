@@ -76,6 +76,7 @@ def test_setup_shows_asks_writes_and_tries_one_stack(
     assert "numerical aperture of the objective: cannot be" in said
     assert "left out of the profile: wavelength_nm" in said
     assert mine.read_text(encoding="utf-8").startswith("# ours\nweb: {port: 0}\n")
+    assert load_config(mine).output == tmp_path
     written = load_config(mine).profiles["default"]
     assert (written.modality, written.immersion_index) == ("phase", 1.33)
     assert (written.numerical_aperture, written.wavelength_nm) == (0.9, None)

@@ -72,6 +72,31 @@ def test_profile_is_read_back_and_all_else_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        pytest.param(None, None, id="no file yet"),
+        pytest.param("web: {port: 0}", None, id="no end of line"),
+        pytest.param("profiles:\n  worms: {modality: phase}\n", None, id="behind the profiles"),
+        pytest.param("output: elsewhere  # mine\n", "elsewhere", id="one that is there stays"),
+    ],
+)
+def test_output_is_put_in_where_there_is_none(
+    before: str | None, kept: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    if before is not None:
+        file.write_text(before, encoding="utf-8")
+    folder = tmp_path / "µm: runs # all"
+    assert write_profile(file, "fly", PROFILE, output=folder) == file
+    settings = load_config(file)
+    assert str(settings.output).endswith(kept or str(folder))
+    assert settings.profiles["fly"].modality == "DIC"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert [line for line in (before or "").splitlines() if line not in lines] == []
+    assert sum(line.startswith("output:") for line in lines) == 1
+
+
 def test_file_that_cannot_be_changed_line_by_line_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     before = "profiles: {worms: {modality: phase}}  # on one line\nstorage: {codec: zstd}\n"
