@@ -25,7 +25,8 @@ def export(
     path: Annotated[
         Path,
         typer.Argument(
-            help="Run directory, TIFF or OME-TIFF, folder of per-slice images, or OME-Zarr.",
+            help="Run directory, TIFF or OME-TIFF, folder of stacks or of per-slice images, or "
+            "OME-Zarr.",
             metavar="INPUT",
         ),
     ],

@@ -22,7 +22,8 @@ ModelsOption = Annotated[
 StacksArgument = Annotated[
     list[Path],
     typer.Argument(
-        help="TIFF or OME-TIFF, folder of per-slice images, OME-Zarr, or run directory.",
+        help="TIFF or OME-TIFF, folder of stacks or of per-slice images, OME-Zarr, or run "
+        "directory.",
         metavar="STACK…",
     ),
 ]

@@ -44,8 +44,8 @@ def retrain(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="TIFF or OME-TIFF, folder of per-slice images, OME-Zarr, or run directory. Its "
-            "label `corrected` is used by itself.",
+            help="TIFF or OME-TIFF, folder of stacks or of per-slice images, OME-Zarr, or run "
+            "directory. Its label `corrected` is used by itself.",
             metavar="[STACK…]",
             show_default=False,
         ),

@@ -1,7 +1,9 @@
-"""A folder with one image per slice."""
+"""A folder with one image per slice, or with one TIFF per stack."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,32 @@ from deepfocus_live.stacks._calibration import Geometry
 from deepfocus_live.stacks._layout import stack_layouts
 from deepfocus_live.stacks._names import natural_key, path_stem
 from deepfocus_live.stacks._stack import Stack
-from deepfocus_live.stacks._tiff import same_type
+from deepfocus_live.stacks._tiff import same_type, tiff_stacks
 from deepfocus_live.stacks._tiff_file import PlaneType, TiffPlanes
 
-__all__ = ["folder_stack"]
+__all__ = ["folder_stacks"]
 
 _TIFF = (".tif", ".tiff")
 _OTHER = (".png", ".bmp", ".jpg", ".jpeg")
 _PIXEL_TYPES = {"I;16": np.uint16, "I;16B": np.uint16, "F": np.float32}
 
 
-def folder_stack(path: Path) -> Stack:
-    """Return the images of a folder as one stack, in natural order of their names."""
+def folder_stacks(path: Path) -> list[Stack]:
+    """Return the stacks of a folder, see `open_stacks`."""
+    files = _image_files(path)
+    several = [file for file in files if _slices(file) > 1]
+    if not several:
+        return [_stack_of(path, files)]
+    if len(several) < len(files):
+        other = next(file for file in files if file not in several)
+        raise InputError(
+            f"{path}: {several[0].name} holds several slices, {other.name} one; a folder has "
+            "either one image per slice or one TIFF per stack: sort them into two"
+        )
+    return _stacks_of(files)
+
+
+def _image_files(path: Path) -> list[Path]:
     files = sorted(
         (
             file
@@ -37,8 +53,37 @@ def folder_stack(path: Path) -> Stack:
     if not files:
         raise InputError(
             f"{path}: no images in this folder; a stack is a TIFF, an OME-Zarr, a run directory, "
-            "or a folder with one TIFF or PNG per slice"
+            "or a folder with one TIFF or PNG per slice, or one TIFF per stack"
         )
+    return files
+
+
+def _slices(file: Path) -> int:
+    if file.suffix.lower() not in _TIFF:
+        return 1
+    planes = TiffPlanes(file)
+    planes.close()
+    return len(planes)
+
+
+def _stacks_of(files: Sequence[Path]) -> list[Stack]:
+    """Return the stacks of all files, each file as positions of its own."""
+    found: list[Stack] = []
+    stems = Counter(path_stem(file) for file in files)
+    for file in files:
+        first = found[-1].position + 1 if found else 0
+        for stack in tiff_stacks(file):
+            if stems[path_stem(file)] > 1:  # a.tif and a.ome.tif
+                stack.name = stack.name.replace(path_stem(file), file.name, 1)
+            stack.position += first
+            # Of a thousand files none stays open before it is read.
+            stack.close()
+            found.append(stack)
+    return found
+
+
+def _stack_of(path: Path, files: Sequence[Path]) -> Stack:
+    """Return the images of a folder as one stack, in natural order of their names."""
     common = same_type(path, ((file.name, _plane_type(file)) for file in files))
     if len(files) < 2:
         raise InputError(
@@ -59,11 +104,6 @@ def _plane_type(file: Path) -> PlaneType:
     if file.suffix.lower() in _TIFF:
         planes = TiffPlanes(file)
         try:
-            if len(planes) != 1:
-                raise InputError(
-                    f"{file}: holds {len(planes)} slices of its own; in a folder each image is "
-                    "one slice: give this file itself"
-                )
             return planes.plane_type(0)
         finally:
             planes.close()

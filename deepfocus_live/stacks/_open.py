@@ -9,7 +9,10 @@ from deepfocus_live.stacks._stack import Stack
 
 __all__ = ["open_stack", "open_stacks"]
 
-_FORMS = "a stack is a TIFF, a folder with one image per slice, an OME-Zarr or a run directory"
+_FORMS = (
+    "a stack is a TIFF, a folder with one image per slice or one TIFF per stack, an OME-Zarr or a "
+    "run directory"
+)
 
 
 def open_stacks(path: str | Path) -> list[Stack]:
@@ -21,7 +24,8 @@ def open_stacks(path: str | Path) -> list[Stack]:
     ----------
     path : str or Path
         A TIFF, OME-TIFF or ImageJ TIFF; a folder with one image per slice (TIFF,
-        PNG, BMP or JPEG, in natural order of their names); an OME-Zarr 0.4 or 0.5 (an
+        PNG, BMP or JPEG, in natural order of their names), or with one TIFF per stack, each
+        a position; an OME-Zarr 0.4 or 0.5 (an
         image, a bioformats2raw collection or a plate); or a run directory. A colour camera's
         slices in one are read as their luminance.
 
@@ -110,7 +114,7 @@ def _open_file(path: Path) -> list[Stack]:
 
 
 def _open_folder(path: Path) -> list[Stack]:
-    from deepfocus_live.stacks._folder import folder_stack
+    from deepfocus_live.stacks._folder import folder_stacks
     from deepfocus_live.stacks._zarr import is_zarr, zarr_stacks
 
     if is_zarr(path):
@@ -122,4 +126,4 @@ def _open_folder(path: Path) -> list[Stack]:
             stack.path = path
             stack.name = stack.name.replace("volume", path.resolve().name, 1)
         return stacks
-    return [folder_stack(path)]
+    return folder_stacks(path)

@@ -360,6 +360,29 @@ def test_a_folder_is_read_in_the_order_a_person_would_count(tmp_path: Path, suff
     np.testing.assert_array_equal(stack.read(), z_stack)
 
 
+def test_a_folder_of_stacks_has_each_file_as_a_position(tmp_path: Path) -> None:
+    two_times = numbered((2, 3, 8, 9))
+    tifffile.imwrite(tmp_path / "embryo_10.tif", two_times, imagej=True, metadata={"axes": "TZYX"})
+    other = numbered((4, 6, 5))
+    tifffile.imwrite(
+        tmp_path / "embryo_2.tif", other, imagej=True, metadata={"axes": "ZYX", "spacing": 5}
+    )
+    tifffile.imwrite(tmp_path / "embryo_2.ome.tif", other + 1, metadata={"axes": "ZYX"})
+    stacks = open_stacks(tmp_path)
+    found = [(stack.name, stack.position, stack.time, stack.path.name) for stack in stacks]
+    assert found == [
+        ("embryo_2.ome.tif", 0, 0, "embryo_2.ome.tif"),
+        ("embryo_2.tif", 1, 0, "embryo_2.tif"),
+        ("embryo_10-t0", 2, 0, "embryo_10.tif"),
+        ("embryo_10-t1", 2, 1, "embryo_10.tif"),
+    ]
+    np.testing.assert_array_equal(stacks[0].read(), other + 1)
+    assert (stacks[1].z_step_um or Calibration(0, "none")).um == 5
+    np.testing.assert_array_equal(stacks[3].read(), two_times[1])
+    for stack in stacks:
+        stack.close()
+
+
 def test_rgb_pngs_with_equal_channels_become_grey(tmp_path: Path) -> None:
     z_stack = numbered((3, 8, 9), "uint8")
     for z, z_slice in enumerate(z_stack):
@@ -580,7 +603,7 @@ SLICE = np.zeros((8, 9), np.uint8)
         ),
         pytest.param(
             _folder(("a1.tif", SLICE), ("a2.tif", np.zeros((3, 8, 9), np.uint8))),
-            "3 slices of its own",
+            "a2.tif holds several slices, a1.tif one",
             id="stack-in-folder",
         ),
         pytest.param(_zarr_without_image, "no OME-Zarr image", id="zarr-without-image"),
