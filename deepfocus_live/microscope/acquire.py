@@ -162,16 +162,22 @@ def load_sequence(path: Path) -> useq.MDASequence:
 def load_microscope(mm_config: Path) -> CMMCorePlus:
     """Return a core with a Micro-Manager configuration loaded.
 
+    A relative path is looked for in Micro-Manager's own folder too, where MMConfig_demo.cfg lies.
+
     Raises
     ------
     InputError
         If there are no device adapters, or the configuration does not load.
     """
-    if not mm_config.is_file():
-        raise InputError(f"{mm_config}: no such Micro-Manager configuration.")
     with untold():
         core = CMMCorePlus()
-    folders = ", ".join(core.getDeviceAdapterSearchPaths())
+    searched = core.getDeviceAdapterSearchPaths()
+    folders = ", ".join(searched)
+    # An absolute path stays itself behind any folder.
+    places = [mm_config, *(Path(folder) / mm_config for folder in searched)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{mm_config}: no such Micro-Manager configuration.")
     # That there is a folder says nothing: MICROMANAGER_PATH is taken unseen.
     if not core.getDeviceAdapterNames():
         raise InputError(
@@ -180,7 +186,7 @@ def load_microscope(mm_config: Path) -> CMMCorePlus:
             "MICROMANAGER_PATH to its folder."
         )
     try:
-        core.loadSystemConfiguration(str(mm_config))
+        core.loadSystemConfiguration(str(found))
     except Exception as error:
         first = " ".join(str(error).split())
         raise InputError(

@@ -105,6 +105,16 @@ def test_setup_shows_asks_writes_and_tries_one_stack(
     assert len(list(tmp_path.glob("*_setup"))) == 1
 
 
+def test_demo_configuration_is_found_by_its_name(
+    mm_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MICROMANAGER_PATH", str(mm_config.parent))
+    monkeypatch.chdir(tmp_path)
+    assert load_microscope(Path("MMConfig_demo.cfg")).getCameraDevice() == "Camera"
+    with pytest.raises(InputError, match=r"^other\.cfg: no such Micro-Manager configuration"):
+        load_microscope(Path("other.cfg"))
+
+
 def test_stage_returns_from_a_stack_that_was_broken_off(
     scope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
