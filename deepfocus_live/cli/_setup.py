@@ -313,7 +313,7 @@ def _slice_table(run: Run) -> list[str]:
     rows = [f"{'slice':>5}  {'z µm':>9}  in focus"]
     for line in sorted((one for one in lines if one["kind"] == "frame"), key=lambda one: one["z"]):
         z, mask = line.get("z_um"), masks.get(line["sequence_number"])
-        height = "-" if z is None else f"{z:.2f}"
+        height = "-" if z is None else f"{round(z, 2) + 0.0:.2f}"  # no -0.00
         share = "no mask yet" if mask is None else f"{100 * mask['in_focus_fraction']:6.1f} %"
         rows.append(f"{line['z']:>5}  {height:>9}  {share}")
     return rows
