@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfocus_live.cli._compare import Compared, worst_slices
+from deepfocus_live.cli._compared import Compared, worst_slices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from deepfocus_live.cli._compare import Compared, _overall
 from deepfocus_live.cli._compare_figure import CURVES_PX, MASK, TRUTH, WIDTH_PX, _along, _draw_slice
+from deepfocus_live.cli._compared import Compared, _overall
 from deepfocus_live.evaluation import FIGURES, Scorer
 from deepfocus_live.frames import Calibration
 from deepfocus_live.stacks import open_masks
