@@ -35,7 +35,6 @@ __all__ = [
     "WebConfig",
     "load_config",
     "packaged_data",
-    "read_flat_field",
     "said_of",
     "writable_folder",
 ]
@@ -177,7 +176,7 @@ class ProfileConfig(_Section):
         if self.wavelength_nm is not None:
             known["wavelength_um"] = self.wavelength_nm / 1000
         if self.flat_field is not None:
-            known["flat_field"] = read_flat_field(self.flat_field, self.dark_offset or 0.0)
+            known["flat_field"] = _read_flat_field(self.flat_field, self.dark_offset or 0.0)
         return known
 
 
@@ -222,7 +221,7 @@ def packaged_data(name: str) -> Path:
     return installed if installed.is_dir() else package.parent / name
 
 
-def read_flat_field(path: Path, dark_offset: float) -> NDArray[np.float32]:
+def _read_flat_field(path: Path, dark_offset: float) -> NDArray[np.float32]:
     """Return the image of an empty field, (Y, X) float32, less `dark_offset`; above 0.
 
     Parameters

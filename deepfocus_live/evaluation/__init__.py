@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from deepfocus_live.evaluation._bootstrap import bootstrap_interval
 from deepfocus_live.evaluation._boundary import BoundaryMatch, match_boundaries
-from deepfocus_live.evaluation._depth import DepthErrors, FocusDepth
+from deepfocus_live.evaluation._depth import DepthErrors
 from deepfocus_live.evaluation._overlap import Overlap, count_overlap, iou
 from deepfocus_live.evaluation._scorer import (
     FIGURES,
@@ -34,7 +34,6 @@ __all__ = [
     "BoundaryMatch",
     "Comparison",
     "DepthErrors",
-    "FocusDepth",
     "Overlap",
     "Scorer",
     "SimulatedScore",

@@ -10,7 +10,7 @@ from deepfocus_live.export._from_above import FromAbove
 from deepfocus_live.export._from_run import source_of_run
 from deepfocus_live.export._products import EVERYTHING, KINDS
 from deepfocus_live.export._source import Place, SourceImage, SourceLabel
-from deepfocus_live.export._write import FORMATS, format_of
+from deepfocus_live.export._write import FORMATS
 
 __all__ = [
     "EVERYTHING",
@@ -21,6 +21,5 @@ __all__ = [
     "Place",
     "SourceImage",
     "SourceLabel",
-    "format_of",
     "source_of_run",
 ]

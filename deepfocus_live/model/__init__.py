@@ -14,11 +14,10 @@ from deepfocus_live.model._contract import (
     INPUT,
     MIN_SIDE,
     OUTPUTS,
-    check_signature,
     open_session,
 )
 from deepfocus_live.model._handover import export_bare_onnx, export_zip, import_model
-from deepfocus_live.model._registry import Registry, default_root, shipped_folder
+from deepfocus_live.model._registry import Registry, default_root
 from deepfocus_live.model._statistics import STATISTICS, measure_statistics
 from deepfocus_live.model._version import ModelVersion, read_version, seal, verify
 
@@ -32,7 +31,6 @@ __all__ = [
     "ModelVersion",
     "Registry",
     "check_free",
-    "check_signature",
     "default_root",
     "export_bare_onnx",
     "export_bioimageio",
@@ -42,6 +40,5 @@ __all__ = [
     "open_session",
     "read_version",
     "seal",
-    "shipped_folder",
     "verify",
 ]

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepfocus_live.training._anchor import ANCHOR_VERSION, anchor_set
+    from deepfocus_live.training._anchor import anchor_set
     from deepfocus_live.training._batches import Batch, BatchMaker
     from deepfocus_live.training._device import TrainingDevice, training_device
     from deepfocus_live.training._empty import empty_field
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from deepfocus_live.training._split import split
 
 __all__ = [
-    "ANCHOR_VERSION",
     "FP32",
     "UNKNOWN",
     "Batch",
@@ -78,7 +77,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "_anchor": ("ANCHOR_VERSION", "anchor_set"),
+    "_anchor": ("anchor_set",),
     "_batches": ("Batch", "BatchMaker"),
     "_device": ("TrainingDevice", "training_device"),
     "_empty": ("empty_field",),

@@ -94,7 +94,7 @@ def _page(report: RetrainReport, worst: Sequence[SliceScore]) -> str:
         _section("Gate", _gate(report)),
         _section("While it learnt", _curves(report)),
         _section("Held-out slices, worst first", _slices(report, worst)),
-        _section("Learnt from", _stacks(report)),
+        _section("Stacks", _stacks(report)),
         _section("How", _settings(report)),
     ]
     return (
@@ -173,7 +173,10 @@ def _slices(report: RetrainReport, worst: Sequence[SliceScore]) -> str:
 
 
 def _stacks(report: RetrainReport) -> str:
-    parts = [_list(report.learnt_from), f"<p>Held out: {_text(report.held_out)}.</p>"]
+    parts = [
+        _list(report.learnt_from),
+        f"<p>Held out, never learnt from: {_text(report.held_out)}.</p>",
+    ]
     if report.left_out:
         parts.append(f"<h2>Left out</h2>{_list(report.left_out)}")
     if report.notes:
