@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "preallocate",
     "processor_name",
     "replace",
+    "replace_file",
     "reserve",
     "runtime_dir",
     "spawn_detached",
@@ -188,6 +190,25 @@ def replace(source: Path | str, target: Path | str, *, patience_s: float = 2.0) 
             if not WINDOWS or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a small file: all of it or nothing, so that nobody ever reads a half of it.
+
+    Of several who write it at once the last one's stays. A `private` one is this user's alone.
+    Nothing is synced: after a power cut it may be the old one, or empty.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        if private:
+            partial.touch(mode=0o600)
+            make_private(partial)
+        partial.write_bytes(data)
+        replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def make_private(path: Path) -> None:

@@ -204,13 +204,9 @@ def _write(option: str, path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     from deepfocus_live import _platform
 
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        _platform.replace(partial, path)
+        _platform.replace_file(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise InputError(
             f"{option}: {path} cannot be written ({error.strerror or error}): name another place"
         ) from error

@@ -208,10 +208,8 @@ def _windows_user() -> str:
 
 
 def _write(path: Path, written: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(written)
-    _platform.replace(partial, path)
+    _platform.replace_file(path, written)
     if not _platform.WINDOWS:
         link = _link(path)
         link.parent.mkdir(exist_ok=True)

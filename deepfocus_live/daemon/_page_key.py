@@ -35,11 +35,7 @@ def page_key() -> str:
         if _KEY.fullmatch(kept):
             return kept
     key = secrets.token_urlsafe(32)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
-    partial.touch(mode=0o600)
-    _platform.make_private(partial)
-    partial.write_text(key, encoding="ascii")
-    _platform.replace(partial, path)
+    _platform.replace_file(path, key.encode("ascii"), private=True)
     return key
 
 

@@ -386,10 +386,7 @@ class OpenRuns:
     def _remember_open_runs(self) -> None:
         open_now = [run.writer.path for run in self._runs.values()]
         paths = [str(path) for path in dict.fromkeys([*self._left_open, *open_now])]
-        file = _open_runs_file()
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(paths), encoding="utf-8")
-        _platform.replace(partial, file)
+        _platform.replace_file(_open_runs_file(), json.dumps(paths).encode())
 
     def close_finished(self) -> None:
         """Close the runs that nothing is owed to any more; open until their folders are."""

@@ -8,7 +8,6 @@ import json
 import logging
 import statistics
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,12 +162,8 @@ def _read(file: Path) -> dict[str, Any]:
 def _remember(file: Path, key: str, chosen: CpuRuntime) -> None:
     entries = {**_read(file), key: chosen}
     kept = dict(list(entries.items())[-_MOST_ENTRIES:])
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        _platform.replace(temporary, file)
+        _platform.replace_file(file, json.dumps(kept, indent=1).encode())
     except OSError as error:
         log.debug("%s: cannot be written (%s)", file, error)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -10,9 +10,7 @@ memory of earlier decisions, never a model.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,13 +239,7 @@ class History:
             If it cannot be written; the file is as it was then.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(json.dumps(self._as_json(), indent=1), encoding="utf-8")
-            _platform.replace(partial, path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+        _platform.replace_file(path, json.dumps(self._as_json(), indent=1).encode())
 
     def _as_json(self) -> dict[str, Any]:
         return {

@@ -283,12 +283,7 @@ class Registry:
     def _write(self, profile: str, what: str, lines: list[str]) -> None:
         folder = self._profile_folder(profile)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{what}.new"
-        try:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            _platform.replace(temporary, folder / what)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _platform.replace_file(folder / what, "".join(f"{line}\n" for line in lines).encode())
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

@@ -111,12 +111,7 @@ def claim_daemon_lock() -> FileLock | None:
 
 def publish_daemon(address: DaemonAddress) -> None:
     """Say where the daemon is, to this user only."""
-    path = _runtime_file()
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    partial.touch(mode=0o600)
-    _platform.make_private(partial)
-    partial.write_text(json.dumps(asdict(address)), encoding="utf-8")
-    _platform.replace(partial, path)
+    _platform.replace_file(_runtime_file(), json.dumps(asdict(address)).encode(), private=True)
 
 
 def forget_daemon() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -73,6 +74,21 @@ def test_replace_puts_a_file_over_another(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "new")]
     with pytest.raises(FileNotFoundError):
         _platform.replace(tmp_path / "new", tmp_path / "old")
+
+
+def test_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    _platform.replace_file(file, b"one\n", private=True)
+    _platform.replace_file(file, b"two\n", private=True)
+    assert file.read_bytes() == b"two\n"
+    if not _platform.WINDOWS:
+        assert file.stat().st_mode & 0o077 == 0
+    with pytest.raises(TypeError):
+        _platform.replace_file(file, cast("bytes", "no bytes"))
+    assert file.read_bytes() == b"two\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["history"]
+    with pytest.raises(OSError, match="history"):
+        _platform.replace_file(file / "below", b"")
 
 
 def test_files_and_folders_can_be_synced(tmp_path: Path) -> None:
