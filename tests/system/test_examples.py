@@ -106,7 +106,11 @@ class Workplace:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert not (quiet and done.stderr), done.stderr
+        # Said where the disk takes more than two seconds: a busy computer's may.
+        words = [
+            line for line in done.stderr.splitlines() if "on their way to the disk" not in line
+        ]
+        assert not (quiet and words), done.stderr
         return done.stdout
 
     def start(self) -> None:
