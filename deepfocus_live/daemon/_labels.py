@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from deepfocus_live import _platform
-from deepfocus_live.daemon._run import ActiveRun, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, SliceJob, StackProgress
 from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.focus import StackLabels
 from deepfocus_live.frames import StackKey, luminance
@@ -82,7 +82,7 @@ class Background:
         self._on_labelled = on_labelled
         self._warn = warn
         self._on_run_labelled = on_run_labelled
-        self._jobs: deque[StoredSlice | ActiveRun | _Work] = deque()
+        self._jobs: deque[SliceJob | ActiveRun | _Work] = deque()
         self._kept: dict[StackKey, tuple[ActiveRun, StackProgress, int]] = {}
         self._changed = threading.Condition()
         self._stopping = False
@@ -94,7 +94,7 @@ class Background:
         """Slices not scored yet."""
         return sum(not isinstance(job, _Work) for job in list(self._jobs))
 
-    def put(self, job: StoredSlice | ActiveRun) -> None:
+    def put(self, job: SliceJob | ActiveRun) -> None:
         """Queue a slice; or a run that has ended, whose cut-off stacks are then labelled."""
         with self._changed:
             self._jobs.append(job)
@@ -131,7 +131,7 @@ class Background:
             job = self._jobs.popleft()
             run = job if isinstance(job, ActiveRun) else job.run
             try:
-                if isinstance(job, StoredSlice):
+                if isinstance(job, SliceJob):
                     self._score(job)
                 elif isinstance(job, ActiveRun):
                     self._finish_run(job)
@@ -141,7 +141,7 @@ class Background:
                 name = "-" if run is None else run.spec.name
                 log.exception("a label could not be made, or judged", extra={"run": name})
             finally:
-                if isinstance(job, StoredSlice):
+                if isinstance(job, SliceJob):
                     job.done()
                 if run is not None:
                     run.owe(-1)
@@ -164,7 +164,7 @@ class Background:
                     return
                 self._changed.wait(_YIELD_S)
 
-    def _score(self, job: StoredSlice) -> None:
+    def _score(self, job: SliceJob) -> None:
         pixels = job.pixels()
         job.run.writer.write_pyramid(job.placement, pixels)
         if not self._labels:

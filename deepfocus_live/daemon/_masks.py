@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._run import StoredSlice
+from deepfocus_live.daemon._run import SliceJob
 from deepfocus_live.daemon._warnings import ClearWarning, SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, luminance
@@ -28,7 +28,7 @@ __all__ = ["LiveSlice", "MaskMade", "MaskMaker", "store_mask"]
 
 log = logging.getLogger(__name__)
 
-MaskMade = Callable[[StoredSlice, Inference, float, str, str], None]
+MaskMade = Callable[[SliceJob, Inference, float, str, str], None]
 """(slice, result, in-focus fraction, model version, provider)"""
 
 
@@ -97,7 +97,7 @@ class MaskMaker:
         self._staged: dict[str, _Staged] = {}
         self._following = threading.Lock()
         # By run, in the order in which runs come next; of each the newest slice is the last.
-        self._jobs: dict[str, list[StoredSlice]] = {}
+        self._jobs: dict[str, list[SliceJob]] = {}
         self._live: dict[Hashable, LiveSlice] = {}
         self._live_is_next = True
         self._changed = threading.Condition()
@@ -219,7 +219,7 @@ class MaskMaker:
         staged = self._staged.get(profile)
         return None if staged is None else staged.model.version
 
-    def put(self, job: StoredSlice) -> None:
+    def put(self, job: SliceJob) -> None:
         """Queue a slice; it is the newest of its run, so it comes next of these."""
         with self._changed:
             self._jobs.setdefault(job.run.spec.run_id, []).append(job)
@@ -231,7 +231,7 @@ class MaskMaker:
             self._live[job.owner] = job
             self._changed.notify_all()
 
-    def put_old(self, jobs: list[StoredSlice]) -> None:
+    def put_old(self, jobs: list[SliceJob]) -> None:
         """Queue slices of an earlier daemon's life behind all others of their run."""
         with self._changed:
             for job in reversed(jobs):
@@ -269,7 +269,7 @@ class MaskMaker:
                 job.done()
                 job.run.owe(-1)
 
-    def _next(self) -> StoredSlice | LiveSlice:
+    def _next(self) -> SliceJob | LiveSlice:
         """Return what comes next: live and stored slices take turns, and so do runs under way.
 
         Runs that have ended, and are owed masks still, come behind these.
@@ -314,7 +314,7 @@ class MaskMaker:
             self._settle(profile, staged.model)
         self._on_model(profile, staged.model.version, "made current between two stacks")
 
-    def _make_mask(self, job: StoredSlice) -> None:
+    def _make_mask(self, job: SliceJob) -> None:
         profile = job.run.profile_of(job.placement.c)
         self._take_staged(profile)
         slot = self._slots[profile]

@@ -14,7 +14,7 @@ from deepfocus_live.focus import Conditions, StackLabeler
 from deepfocus_live.frames import FrameHeader, Placement, RunSpec, StackKey
 from deepfocus_live.volume import RunWriter
 
-__all__ = ["ActiveRun", "Look", "PixelBudget", "StackProgress", "StoredSlice"]
+__all__ = ["ActiveRun", "Look", "PixelBudget", "SliceJob", "StackProgress"]
 
 Pixels = NDArray[Any]
 
@@ -45,7 +45,7 @@ class PixelBudget:
             self._left += size
 
 
-class StoredSlice:
+class SliceJob:
     """A durable slice on its way to its mask and its label.
 
     Its pixels are in memory while there is room, and are read back otherwise:

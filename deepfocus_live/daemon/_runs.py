@@ -29,7 +29,7 @@ from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._missed import find_missed
 from deepfocus_live.daemon._profiles import missing_calibration, profiles_used, with_profiles
-from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, SliceJob
 from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import Conditions
@@ -226,7 +226,7 @@ class OpenRuns:
         self._masks.put_old(to_mask)
         return run
 
-    def _owed(self, run: ActiveRun) -> tuple[list[StoredSlice], list[StoredSlice]]:
+    def _owed(self, run: ActiveRun) -> tuple[list[SliceJob], list[SliceJob]]:
         """Return the slices that want a mask, and those that want a label; the run owes them."""
         writer, unmasked = run.writer, 0
         to_mask, to_label = [], []
@@ -238,7 +238,7 @@ class OpenRuns:
             unmasked += wants_mask
             if (wants_mask or wants_label) and writer.pixels_stored:
                 users = int(wants_mask) + int(wants_label)
-                job = StoredSlice(run, placement, number, budget=self._budget, users=users)
+                job = SliceJob(run, placement, number, budget=self._budget, users=users)
                 run.owe(users)
                 if wants_label:
                     to_label.append(job)

@@ -21,7 +21,7 @@ from deepfocus_live.daemon._learning import Learner
 from deepfocus_live.daemon._live import mask_fields
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._model_list import Thresholds
-from deepfocus_live.daemon._run import ActiveRun, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, PixelBudget, SliceJob, StackProgress
 from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.daemon._space import SpaceWatch
 from deepfocus_live.frames import FrameHeader
@@ -92,7 +92,7 @@ class SliceFlow:
         segmented = self._runs.segmented(run, stored.placement)
         users = 1 + int(segmented)
         run.owe(users)
-        job = StoredSlice(
+        job = SliceJob(
             run,
             stored.placement,
             header.sequence_number,
@@ -114,7 +114,7 @@ class SliceFlow:
         self._background.put(job)
 
     def mask_made(
-        self, job: StoredSlice, result: Inference, fraction: float, model: str, provider: str
+        self, job: SliceJob, result: Inference, fraction: float, model: str, provider: str
     ) -> None:
         """Tell of a mask."""
         run, placement = job.run, job.placement
@@ -162,7 +162,7 @@ class SliceFlow:
         if run.look(progress.key.c).segmented:
             self._learner.labelled(run, progress)
 
-    def _send_mask(self, job: StoredSlice, result: Inference, fraction: float, model: str) -> None:
+    def _send_mask(self, job: SliceJob, result: Inference, fraction: float, model: str) -> None:
         clients, run = self._clients.subscribers(), job.run
         if not clients:
             return

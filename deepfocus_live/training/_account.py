@@ -11,7 +11,7 @@ from deepfocus_live.model import ModelVersion
 from deepfocus_live.model.network import Architecture
 from deepfocus_live.training._anchor import ANCHOR_VERSION, anchor_checksum
 from deepfocus_live.training._device import TrainingDevice
-from deepfocus_live.training._evaluate import SliceScore
+from deepfocus_live.training._evaluate import JudgedSlice
 from deepfocus_live.training._examples import LabelledStack
 from deepfocus_live.training._fit import FitResult
 from deepfocus_live.training._gate import Scores, Verdict
@@ -83,7 +83,7 @@ class Judged:
     before: Scores
     after: Scores
     verdict: Verdict
-    worst: Sequence[SliceScore]
+    worst: Sequence[JudgedSlice]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Example",
-    "SliceScore",
+    "JudgedSlice",
     "by_hand",
     "empty_share",
     "held_out_slices",
@@ -42,7 +42,7 @@ Example = tuple[NDArray[Any], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class SliceScore:
+class JudgedSlice:
     """One slice, its target, the mask of a model (by blocks too), and how well they agree."""
 
     name: str
@@ -124,7 +124,7 @@ def model_iou(model: InFocusModel, examples: Sequence[Example]) -> float:
     return _iou((_block_mask(model, z_slice, target), target) for z_slice, target in examples)
 
 
-def score_slices(model: InFocusModel, stacks: Sequence[LabelledStack]) -> list[SliceScore]:
+def score_slices(model: InFocusModel, stacks: Sequence[LabelledStack]) -> list[JudgedSlice]:
     """Return slices spread over the stacks with the model's mask and their agreement, worst first.
 
     Slices with nothing in focus by label and mask tell nothing and are left out.
@@ -135,7 +135,7 @@ def score_slices(model: InFocusModel, stacks: Sequence[LabelledStack]) -> list[S
         mask = _block_mask(model, z_slice, target)
         if (mask & (target != UNKNOWN)).any() or (target == 1).any():
             name = f"{stack.name}, slice {z + 1} of {len(stack.slices)}"
-            scores.append(SliceScore(name, z_slice, target, mask, _iou([(mask, target)])))
+            scores.append(JudgedSlice(name, z_slice, target, mask, _iou([(mask, target)])))
     return sorted(scores, key=lambda score: score.iou)
 
 

@@ -16,7 +16,7 @@ from deepfocus_live.model.network import FocusNetwork
 from deepfocus_live.training._anchor import anchor_set
 from deepfocus_live.training._evaluate import (
     Example,
-    SliceScore,
+    JudgedSlice,
     by_hand,
     empty_share,
     held_out_slices,
@@ -77,7 +77,7 @@ class Evidence:
         """Return the slices that decide on what was held out."""
         return held_out_slices(self._by_hand or self.held)
 
-    def worst(self, model: InFocusModel) -> list[SliceScore]:
+    def worst(self, model: InFocusModel) -> list[JudgedSlice]:
         """Return some of the slices that decide, those that the model agrees with least first."""
         deciding = self._by_hand or self.held
         return _some_worst(score_slices(model, deciding))
@@ -200,7 +200,7 @@ def _part(stack: LabelledStack, source: Source) -> LabelledStack:
     return stack.columns(start, stop)
 
 
-def _some_worst(scores: list[SliceScore]) -> list[SliceScore]:
+def _some_worst(scores: list[JudgedSlice]) -> list[JudgedSlice]:
     """Return a few, from the worst to the median: the worst alone may all be one kind."""
     if len(scores) <= _EXAMPLES_SHOWN:
         return scores

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepfocus_live.training._evaluate import SliceScore
+from deepfocus_live.training._evaluate import JudgedSlice
 from deepfocus_live.training._gate import Check
 from deepfocus_live.training._pictures import LABEL_COLOUR, MASK_COLOUR, curve, slice_picture
 from deepfocus_live.training._report import RetrainReport
@@ -69,14 +69,14 @@ td:first-child { color: var(--quiet); }
 """
 
 
-def write_report(folder: Path, report: RetrainReport, worst: Sequence[SliceScore]) -> None:
+def write_report(folder: Path, report: RetrainReport, worst: Sequence[JudgedSlice]) -> None:
     """Write `report.json` and `report.html` into a version's folder.
 
     Parameters
     ----------
     folder : path
     report : RetrainReport
-    worst : sequence of SliceScore
+    worst : sequence of JudgedSlice
         Held-out slices to show, worst first.
     """
     fields = {k: v for k, v in report.as_dict().items() if k not in ("path", "report")}
@@ -88,7 +88,7 @@ def write_report(folder: Path, report: RetrainReport, worst: Sequence[SliceScore
     (folder / "report.html").write_text(_page(report, worst), encoding="utf-8")
 
 
-def _page(report: RetrainReport, worst: Sequence[SliceScore]) -> str:
+def _page(report: RetrainReport, worst: Sequence[JudgedSlice]) -> str:
     body = [
         _head(report),
         _section("Gate", _gate(report)),
@@ -154,7 +154,7 @@ def _curves(report: RetrainReport) -> str:
     )
 
 
-def _slices(report: RetrainReport, worst: Sequence[SliceScore]) -> str:
+def _slices(report: RetrainReport, worst: Sequence[JudgedSlice]) -> str:
     if not worst:
         return "<p>Nothing is in focus in what was held out.</p>"
     figures = "".join(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfocus_live.training._evaluate import SliceScore
+from deepfocus_live.training._evaluate import JudgedSlice
 from deepfocus_live.training._examples import UNKNOWN
 
 __all__ = ["LABEL_COLOUR", "MASK_COLOUR", "curve", "slice_picture"]
@@ -25,7 +25,7 @@ _CURVE_PX = (460, 210)
 _MARGIN = (14, 14, 34, 52)  # top, right, bottom, left
 
 
-def slice_picture(score: SliceScore) -> str:
+def slice_picture(score: JudgedSlice) -> str:
     """Return a slice with the outlines of label and mask, as a `data:` address of a JPEG."""
     from PIL import Image
 

@@ -31,7 +31,7 @@ from deepfocus_live.training._account import (
 from deepfocus_live.training._anchor import anchor_set, rehearsal_stacks
 from deepfocus_live.training._batches import BatchMaker
 from deepfocus_live.training._device import choose_threads, limit_gpu_memory, training_device
-from deepfocus_live.training._evaluate import SliceScore
+from deepfocus_live.training._evaluate import JudgedSlice
 from deepfocus_live.training._examples import LabelledStack
 from deepfocus_live.training._fit import Checkpoint, FitState, fit
 from deepfocus_live.training._gate import Scores, judge_candidate
@@ -288,7 +288,7 @@ class Retraining:
 
     def _export(
         self, network: FocusNetwork, template: Path, evidence: Evidence
-    ) -> tuple[ModelVersion, Scores, list[SliceScore]]:
+    ) -> tuple[ModelVersion, Scores, list[JudgedSlice]]:
         self._tell("export", "exporting and judging")
         with self._timed("exporting and judging"):
             now = datetime.datetime.now(datetime.UTC)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deepfocus_live.config import Config, InferenceConfig
 from deepfocus_live.daemon._labels import Background
-from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, SliceJob, StackProgress
 from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.focus import Conditions, label_stack
 from deepfocus_live.frames import Calibration, Placement, RunSpec
@@ -76,7 +76,7 @@ def labelled(
             run.writer.write_frame(_header(number, t, z), np.ascontiguousarray(pixels))
             placement = Placement(0, t, 0, z)
             run.owe(1)
-            background.put(StoredSlice(run, placement, number, budget=budget, pixels=pixels))
+            background.put(SliceJob(run, placement, number, budget=budget, pixels=pixels))
             if z == ends_after:
                 run.owe(1)
                 background.put(run)

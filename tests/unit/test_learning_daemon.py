@@ -24,7 +24,7 @@ from deepfocus_live.daemon._labels import Background, store_labels
 from deepfocus_live.daemon._learning import Learner
 from deepfocus_live.daemon._masks import MaskMaker, store_mask
 from deepfocus_live.daemon._measure import anchor_iou
-from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, SliceJob, StackProgress
 from deepfocus_live.daemon._trainer import TrainerNews, TrainerProcess
 from deepfocus_live.daemon._whole import WholeStacks, half_masked
 from deepfocus_live.errors import InputError
@@ -506,7 +506,7 @@ def test_between_stacks_it_waits_for_the_stack_in_hand(
     bench.masks._on_mask = cast("Any", lambda job, *rest: made.append((job.placement, rest[-2])))
     for t, z in itertools.product((1, 2), range(SHAPE[0])):
         place = StackKey("abc", 0, t, 0).placement(z)
-        job = StoredSlice(run, place, t * SHAPE[0] + z, budget=budget)
+        job = SliceJob(run, place, t * SHAPE[0] + z, budget=budget)
         progress = run.stack(job.key)
         progress.z_um[z], progress.last_number = None, t * SHAPE[0] + z
         if (t, z) == (1, 2):

@@ -15,7 +15,7 @@ from deepfocus_live.config import StorageConfig
 from deepfocus_live.daemon import Recovery
 from deepfocus_live.daemon._intake import Intake
 from deepfocus_live.daemon._labels import Background
-from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, StackProgress, StoredSlice
+from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, SliceJob, StackProgress
 from deepfocus_live.errors import InputError
 from deepfocus_live.export import Export
 from deepfocus_live.focus import label_stack
@@ -124,7 +124,7 @@ def _label(run: ActiveRun, slices: NDArray[Any], zs: range, *, memory_mb: int) -
         header = header_of(z, height_px=STACK[1], width_px=STACK[2])
         run.writer.write_frame(header, pixels)
         run.owe(1)
-        job = StoredSlice(
+        job = SliceJob(
             run, Placement(0, 0, 0, z), z, budget=budget, pixels=pixels, header=header, users=1
         )
         assert budget.full
