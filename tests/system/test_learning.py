@@ -19,6 +19,7 @@ from deepfocus_live.model import Registry, seal
 from deepfocus_live.ring import find_daemon, private_daemon
 from deepfocus_live.simulation import simulate_focal_stack
 from deepfocus_live.volume import Run
+from tests.journal_reference import undocumented
 from tests.system._runs import wait_until_closed
 
 SHAPE = (8, 192, 192)
@@ -112,6 +113,8 @@ def test_daemon_judges_what_it_masks_and_teaches_itself_beside_the_acquisition(
         assert not _ask(type="rollback", profile="nobody")["ok"]
         assert _ask(type="rollback", profile="default")["ok"]
         assert _ask(type="status")["status"]["model"] == registry.current_name() == shipped.name
+    assert {line["kind"] for line in run.journal} >= {"frame", "mask", "label", "agreement", "end"}
+    assert undocumented(run.journal) == set()
     # The daemon's end has ended its trainer, and the next one goes on with it.
     kept = json.loads((registry.root / "learning" / "default.json").read_text(encoding="utf-8"))
     assert kept["running"] and len(kept["lesson"]["new"]) == len(kept["earlier"]) == 2

@@ -35,6 +35,7 @@ from deepfocus_live.volume import (
     read_ledger,
     spell_slices,
 )
+from tests.journal_reference import undocumented
 from tests.stored_frames import QUICK, run_spec, store_frame
 
 Command = Callable[..., tuple[int, str, str]]
@@ -228,6 +229,7 @@ def test_slices_corrected_before_are_kept_or_replaced_as_one_says(
     line = open_run(run).journal[-1]
     assert (line["slices"], line["reviewed"]) == ([1, 2], "looked.tif")
     assert line["pixels_changed"] == changed
+    assert undocumented(open_run(run).journal) == set()
 
     # Doubts, and what is not said, come along from a label that was corrected elsewhere.
     other = run.with_name("other")

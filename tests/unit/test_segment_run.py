@@ -33,6 +33,7 @@ from deepfocus_live.volume import (
     recomputed_label,
     verify_run,
 )
+from tests.journal_reference import undocumented
 from tests.stored_frames import QUICK, pixels_of, run_spec, store_frame
 
 Command = Callable[..., tuple[int, str, str]]
@@ -121,6 +122,7 @@ def test_whole_run_gets_masks_of_one_model_beside_the_live_ones(run: Path) -> No
     line = open_run(run).journal[-1]
     assert (line["kind"], line["label"], line["model"]) == ("recomputed", LABEL, "v2")
     assert line["slices"] == len(FRAMES) and line["provider"] == "cpu"
+    assert undocumented([line]) == set()
     assert not find_leftovers(read_ledger(run))
     assert verify_run(read_ledger(run)).whole
     [first, *_] = open_masks(run, LABEL)
