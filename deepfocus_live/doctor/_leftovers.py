@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepfocus_live.config import Config
 from deepfocus_live.doctor._finding import Finding
+from deepfocus_live.frames import RunSpec
 from deepfocus_live.ring import (
     MemoryRing,
     RingError,
@@ -35,11 +36,15 @@ class Leftover:
         Frames in it that are on no disk yet in a run. Only what has none may be removed.
     nbytes : int
         What it takes.
+    run_known : bool
+        False: which run its frames belong to cannot be read, so that no daemon of this version
+        stores them.
     """
 
     path: Path
     frames: int
     nbytes: int
+    run_known: bool = True
 
 
 def find_leftovers(config: Config) -> list[Leftover]:
@@ -78,13 +83,14 @@ def look_at_leftovers(config: Config) -> Iterator[Finding]:
     for one in found:
         figures = {"path": str(one.path), "frames": one.frames, "bytes": one.nbytes}
         if one.frames:
-            yield Finding(
-                _SUBJECT,
-                "warning",
-                f"{one.path}: {one.frames} frames of a program that died wait to be stored",
-                "deepfocus-live start: it stores them",
-                figures,
-            )
+            advice = "deepfocus-live start: it stores them"
+            if not one.run_known:
+                advice = (
+                    "their run cannot be read: start the version of deepfocus-live that took them; "
+                    "until then they stay where they are"
+                )
+            said = f"{one.path}: {one.frames} frames of a program that died wait to be stored"
+            yield Finding(_SUBJECT, "warning", said, advice, figures)
         else:
             yield Finding(
                 _SUBJECT,
@@ -102,7 +108,7 @@ def _of_ring(path: Path) -> Leftover | None:
         return Leftover(path, 0, _size(path)) if MemoryRing.is_debris(path) else None
     try:
         alive = ring.producer.alive()
-        return None if alive else Leftover(path, len(ring.waiting()), _size(path))
+        return None if alive else _with_frames(path, ring)
     finally:
         ring.close()
 
@@ -111,9 +117,18 @@ def _of_spill(path: Path) -> Leftover | None:
     try:
         spill = SpilledFrames(path)
         alive = spill.producer.alive()
-        return None if alive else Leftover(path, len(spill.waiting()), _size(path))
+        return None if alive else _with_frames(path, spill)
     except (OSError, RingError):
         return Leftover(path, 0, _size(path)) if SpilledFrames.is_debris(path) else None
+
+
+def _with_frames(path: Path, source: MemoryRing | SpilledFrames) -> Leftover:
+    frames = len(source.waiting())
+    try:
+        RunSpec.model_validate_json(source.run)
+    except ValueError:
+        return Leftover(path, frames, _size(path), run_known=not frames)
+    return Leftover(path, frames, _size(path))
 
 
 def _size(path: Path) -> int:

@@ -21,6 +21,7 @@ from deepfocus_live.doctor._microscope import look_at_adapters
 from deepfocus_live.doctor._models import look_at_models
 from deepfocus_live.doctor._storage import look_at_disk
 from deepfocus_live.ring import DaemonAddress, MemoryRing, publish_daemon
+from tests.stored_frames import run_spec
 
 SUBJECTS = {
     *("versions", "device adapters", "inference, cpu", "inference, openvino", "inference, cuda"),
@@ -37,8 +38,9 @@ from deepfocus_live.ring import FrameSpill, MemoryRing, new_ring_path, spill_fol
 pixels = np.full((8, 8), 7, np.uint16)
 header = FrameHeader(run_id="a", sequence_number=0, index={}, height_px=8, width_px=8,
                      dtype="uint16", taken_at=0.0).model_dump_json().encode()
-full, empty = (MemoryRing.create(new_ring_path(1 << 20), slots=2, slot_bytes=128, run_room=64)
+full, empty = (MemoryRing.create(new_ring_path(1 << 20), slots=2, slot_bytes=128, run_room=4096)
                for _ in range(2))
+full.run = sys.argv[1].encode()
 full.put(0, header, pixels, 0)
 spill = FrameSpill(spill_folder(None), b"run")
 spill.append(header, pixels, 1, run_folder=None)
@@ -81,7 +83,9 @@ def test_everything_is_looked_at_and_nothing_is_left_behind(tmp_path: Path) -> N
 
 def test_frames_of_the_dead_are_kept_and_the_rest_is_freed(tmp_path: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", LEAVES_RINGS], stdout=subprocess.PIPE, encoding="utf-8"
+        [sys.executable, "-c", LEAVES_RINGS, run_spec().model_dump_json()],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     assert child.stdout is not None
     full, empty = map(Path, child.stdout.readline().split())
@@ -98,9 +102,12 @@ def test_frames_of_the_dead_are_kept_and_the_rest_is_freed(tmp_path: Path) -> No
     assert found.pop(full) == 1
     assert found.pop(empty) == found.pop(half_made) == 0
     assert list(found.values()) == [1], "the spill"
+    assert {one.path: one.run_known for one in find_leftovers(config)}[full]
     result = _run(tmp_path, "--free")
     assert result.returncode == 0
-    assert "1 frames of a program that died wait to be stored" in result.stdout
+    assert result.stdout.count("1 frames of a program that died wait to be stored") == 2
+    assert result.stdout.count("deepfocus-live start: it stores them") == 1
+    assert result.stdout.count("their run cannot be read: start the version") == 1, "the spill's"
     assert not empty.exists()
     assert not half_made.exists()
     assert len(MemoryRing(full).waiting()) == 1
