@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from deepfocus_live.daemon._clients import Clients
 from deepfocus_live.daemon._intake import Client, Intake, run_of
-from deepfocus_live.daemon._learning import Learner
+from deepfocus_live.daemon._learning._learner import Learner
 from deepfocus_live.daemon._live import LiveView
 from deepfocus_live.daemon._reload import Change
 from deepfocus_live.daemon._runs import OpenRuns

@@ -24,7 +24,7 @@ from deepfocus_live._platform import ProcessStamp
 from deepfocus_live.config import Config, writable_folder
 from deepfocus_live.daemon._doorway import Doorway
 from deepfocus_live.daemon._logging import CapturedOutput, daemon_log
-from deepfocus_live.daemon._port import listen_for_page, page_address
+from deepfocus_live.daemon._page._port import listen_for_page, page_address
 from deepfocus_live.errors import InputError
 from deepfocus_live.ring import (
     DaemonAddress,

@@ -28,29 +28,29 @@ import numpy as np
 
 from deepfocus_live import __version__, _platform
 from deepfocus_live.config import Config, writable_folder
-from deepfocus_live.daemon._actions import PageActions
 from deepfocus_live.daemon._budgets import Budgets
-from deepfocus_live.daemon._catalog import RunCatalog
 from deepfocus_live.daemon._clients import Clients
 from deepfocus_live.daemon._clock import ClockWatch
 from deepfocus_live.daemon._desk import ControlDesk
 from deepfocus_live.daemon._doorway import Doorway
 from deepfocus_live.daemon._intake import Intake
 from deepfocus_live.daemon._labels import Background
-from deepfocus_live.daemon._learning import Learner
+from deepfocus_live.daemon._learning._learner import Learner
+from deepfocus_live.daemon._learning._trainer import TrainerProcess
 from deepfocus_live.daemon._leftovers import Leftovers
 from deepfocus_live.daemon._live import LiveView
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._model_list import Thresholds, list_models
-from deepfocus_live.daemon._page import PageServer
+from deepfocus_live.daemon._page._actions import PageActions
+from deepfocus_live.daemon._page._catalog import RunCatalog
+from deepfocus_live.daemon._page._server import PageServer
+from deepfocus_live.daemon._page._stack_views import PageViews
 from deepfocus_live.daemon._profiles import profile_conditions
 from deepfocus_live.daemon._reload import Change, changes, with_changes
 from deepfocus_live.daemon._run import ActiveRun, PixelBudget
 from deepfocus_live.daemon._runs import OpenRuns
 from deepfocus_live.daemon._slice_flow import SliceFlow
 from deepfocus_live.daemon._space import SpaceWatch
-from deepfocus_live.daemon._stack_views import PageViews
-from deepfocus_live.daemon._trainer import TrainerProcess
 from deepfocus_live.daemon._warnings import StandingWarnings
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import preset_named

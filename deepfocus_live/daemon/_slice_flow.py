@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deepfocus_live.daemon._clients import Clients
 from deepfocus_live.daemon._labels import Background
 from deepfocus_live.daemon._latency import LatencyWindow, RateWindow
-from deepfocus_live.daemon._learning import Learner
+from deepfocus_live.daemon._learning._learner import Learner
 from deepfocus_live.daemon._live import mask_fields
 from deepfocus_live.daemon._masks import MaskMaker
 from deepfocus_live.daemon._model_list import Thresholds

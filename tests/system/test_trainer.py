@@ -13,8 +13,8 @@ import pytest
 
 from deepfocus_live import _platform
 from deepfocus_live.config import Config
-from deepfocus_live.daemon import _trainer
-from deepfocus_live.daemon._trainer import TrainerNews, TrainerProcess
+from deepfocus_live.daemon._learning import _trainer
+from deepfocus_live.daemon._learning._trainer import TrainerNews, TrainerProcess
 from deepfocus_live.model import Registry
 from deepfocus_live.training import StackAddress, TrainerFolder, TrainerOrder, TrainingJob
 from tests.teachable_runs import teachable_run

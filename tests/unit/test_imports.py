@@ -68,7 +68,7 @@ def test_reading_a_run_needs_no_network_and_no_web_server() -> None:
 
 def test_daemon_learns_without_loading_torch_itself() -> None:
     asked = (
-        "import deepfocus_live.daemon._learning; "
+        "import deepfocus_live.daemon._learning._learner; "
         "from deepfocus_live.training import anchor_set, model_iou"
     )
     assert _loaded_by(asked, ("torch",)) == ""

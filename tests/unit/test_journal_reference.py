@@ -16,7 +16,7 @@ _OF_THE_RUN = {"run_id", "height_px", "width_px", "dtype", "samples_per_pixel"}
 def test_every_kind_of_line_is_documented() -> None:
     written: set[str] = set()
     for room in ("volume", "daemon"):
-        for file in (_SOURCES / room).glob("*.py"):
+        for file in (_SOURCES / room).rglob("*.py"):
             written |= set(_KIND.findall(file.read_text(encoding="utf-8")))
     assert written == set(documented_keys())
 

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from deepfocus_live import training
 from deepfocus_live.config import Config, load_config
 from deepfocus_live.daemon._labels import Background, store_labels
-from deepfocus_live.daemon._learning import Learner
+from deepfocus_live.daemon._learning import _takeover
+from deepfocus_live.daemon._learning._learner import Learner
+from deepfocus_live.daemon._learning._measure import anchor_iou
+from deepfocus_live.daemon._learning._trainer import TrainerNews, TrainerProcess
+from deepfocus_live.daemon._learning._whole import WholeStacks, half_masked
 from deepfocus_live.daemon._masks import MaskMaker, store_mask
-from deepfocus_live.daemon._measure import anchor_iou
 from deepfocus_live.daemon._run import ActiveRun, Look, PixelBudget, SliceJob, StackProgress
-from deepfocus_live.daemon._trainer import TrainerNews, TrainerProcess
-from deepfocus_live.daemon._whole import WholeStacks, half_masked
 from deepfocus_live.errors import InputError
 from deepfocus_live.focus import StackLabels, label_stack
 from deepfocus_live.frames import StackKey
@@ -295,7 +296,7 @@ class _Bench:
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., _Bench]]:
     made: list[_Bench] = []
     # The anchor set takes seconds to make: a test of its own asks a small one.
-    monkeypatch.setattr("deepfocus_live.daemon._takeover.anchor_iou", lambda *_, **__: 0.8)
+    monkeypatch.setattr(_takeover, "anchor_iou", lambda *_, **__: 0.8)
 
     def make_bench(**learning: Any) -> _Bench:
         made.append(_Bench(tmp_path, **{"after_stacks": 1, "every_minutes": 0.0, **learning}))
@@ -704,7 +705,9 @@ def test_a_model_that_forgets_the_anchor_is_taken_back_without_a_stack(
     bench.add("v1", shipped.path)
     scores = {shipped.name: 0.8, "v1": 0.5}
     monkeypatch.setattr(
-        "deepfocus_live.daemon._takeover.anchor_iou", lambda version, **_: scores[version.name]
+        _takeover,
+        "anchor_iou",
+        lambda version, **_: scores[version.name],
     )
     bench.give("v1")
     bench.learner.look()

@@ -14,8 +14,8 @@ import pytest
 
 from deepfocus_live.config import load_config
 from deepfocus_live.daemon import Daemon
-from deepfocus_live.daemon._actions import PageActions
 from deepfocus_live.daemon._masks import MaskMaker
+from deepfocus_live.daemon._page._actions import PageActions
 from deepfocus_live.errors import InputError
 from deepfocus_live.model import Registry
 from deepfocus_live.web import ACTIONS

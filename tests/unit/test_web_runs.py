@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepfocus_live.daemon._catalog import RunCatalog
-from deepfocus_live.daemon._earlier_runs import EarlierRuns
 from deepfocus_live.daemon._model_list import Thresholds, list_models, trust_in
-from deepfocus_live.daemon._run_history import RunHistory
-from deepfocus_live.daemon._stack_views import PageViews
-from deepfocus_live.daemon._view_making import make_projection, make_volume
+from deepfocus_live.daemon._page._catalog import RunCatalog
+from deepfocus_live.daemon._page._earlier_runs import EarlierRuns
+from deepfocus_live.daemon._page._run_history import RunHistory
+from deepfocus_live.daemon._page._stack_views import PageViews
+from deepfocus_live.daemon._page._view_making import make_projection, make_volume
 from deepfocus_live.frames import Placement, StackKey
 from deepfocus_live.model import Registry
 from deepfocus_live.volume import RunWriter
@@ -295,7 +295,7 @@ def test_projection_takes_each_half_from_its_own_slice(tmp_path: Path) -> None:
 def test_projection_of_large_slices_is_binned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepfocus_live.daemon._view_making._LONG_SIDE_PX", 50)
+    monkeypatch.setattr("deepfocus_live.daemon._page._view_making._LONG_SIDE_PX", 50)
     writer = tilted_run(tmp_path, samples=3)
     writer.close()
     seen = make_projection(writer.path, _STACK, 3, lambda part: None)
@@ -328,8 +328,8 @@ def test_volume_holds_what_is_in_focus_and_nothing_else(tmp_path: Path) -> None:
 def test_volume_is_small_and_voxels_need_their_share_in_focus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepfocus_live.daemon._view_making._MOST_VOXELS", 24)
-    monkeypatch.setattr("deepfocus_live.daemon._view_making._MOST_LAYERS", 3)
+    monkeypatch.setattr("deepfocus_live.daemon._page._view_making._MOST_VOXELS", 24)
+    monkeypatch.setattr("deepfocus_live.daemon._page._view_making._MOST_LAYERS", 3)
     writer = tilted_run(tmp_path)
     single = np.zeros((_SIDE, _SIDE), np.uint8)
     single[40, 80] = 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import InvalidStatus
 
 from deepfocus_live.config import WebConfig
-from deepfocus_live.daemon._port import page_address
+from deepfocus_live.daemon._page._port import page_address
 from deepfocus_live.errors import InputError
 from deepfocus_live.web import ACTIONS, Access, LiveHub, Outcome, VolumeServer, create_app
 from deepfocus_live.web._limits import Allowance, TooManyError, Turnstile

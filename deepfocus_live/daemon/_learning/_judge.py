@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from deepfocus_live.daemon._labels import Background
-from deepfocus_live.daemon._measure import measure_stack, paired_agreement
-from deepfocus_live.daemon._memory import LearningMemory
+from deepfocus_live.daemon._learning._measure import measure_stack, paired_agreement
+from deepfocus_live.daemon._learning._memory import LearningMemory
+from deepfocus_live.daemon._learning._whole import WholeStack, WholeStacks, restored
 from deepfocus_live.daemon._run import ActiveRun, StackProgress
-from deepfocus_live.daemon._whole import WholeStack, WholeStacks, restored
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement, StackKey
 from deepfocus_live.inference import InFocusModel

@@ -22,12 +22,12 @@ from functools import partial
 
 from deepfocus_live.config import Config
 from deepfocus_live.daemon._labels import Background
+from deepfocus_live.daemon._learning._measure import anchor_iou
+from deepfocus_live.daemon._learning._memory import LearningMemory
+from deepfocus_live.daemon._learning._whole import half_masked
 from deepfocus_live.daemon._masks import MaskMaker
-from deepfocus_live.daemon._measure import anchor_iou
-from deepfocus_live.daemon._memory import LearningMemory
 from deepfocus_live.daemon._run import ActiveRun
 from deepfocus_live.daemon._warnings import SayWarning
-from deepfocus_live.daemon._whole import half_masked
 from deepfocus_live.errors import InputError
 from deepfocus_live.learning import Outcome, Watch
 from deepfocus_live.model import Registry

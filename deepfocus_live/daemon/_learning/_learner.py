@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from deepfocus_live.config import Config
-from deepfocus_live.daemon._judge import StackJudge
 from deepfocus_live.daemon._labels import Background
+from deepfocus_live.daemon._learning._judge import StackJudge
+from deepfocus_live.daemon._learning._memory import LearningMemory
+from deepfocus_live.daemon._learning._takeover import TakeOver
+from deepfocus_live.daemon._learning._trainer import TrainerNews, TrainerProcess
 from deepfocus_live.daemon._masks import MaskMaker
-from deepfocus_live.daemon._memory import LearningMemory
 from deepfocus_live.daemon._run import ActiveRun, StackProgress
-from deepfocus_live.daemon._takeover import TakeOver
-from deepfocus_live.daemon._trainer import TrainerNews, TrainerProcess
 from deepfocus_live.daemon._warnings import SayWarning
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Placement

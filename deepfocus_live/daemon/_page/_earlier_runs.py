@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deepfocus_live.daemon._run_history import model_of
+from deepfocus_live.daemon._page._run_history import model_of
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import RunSpec
 from deepfocus_live.volume import JOURNAL, open_run

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepfocus_live.daemon._earlier_runs import EarlierRuns, KnownRun
-from deepfocus_live.daemon._run_history import RunHistory
+from deepfocus_live.daemon._page._earlier_runs import EarlierRuns, KnownRun
+from deepfocus_live.daemon._page._run_history import RunHistory
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import Calibration, Placement
 from deepfocus_live.volume import Run, RunImage, open_run

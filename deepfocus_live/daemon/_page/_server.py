@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 
 from deepfocus_live.config import WebConfig
-from deepfocus_live.daemon._page_key import is_loopback, page_host, page_key
-from deepfocus_live.daemon._port import listen_for_page, page_address
+from deepfocus_live.daemon._page._key import is_loopback, page_host, page_key
+from deepfocus_live.daemon._page._port import listen_for_page, page_address
 from deepfocus_live.web import (
     SERVER_OPTIONS,
     Access,

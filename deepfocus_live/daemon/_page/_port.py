@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from deepfocus_live.config import WebConfig
-from deepfocus_live.daemon._page_key import is_loopback, page_host, page_key
+from deepfocus_live.daemon._page._key import is_loopback, page_host, page_key
 from deepfocus_live.errors import InputError
 
 __all__ = ["listen_for_page", "page_address"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepfocus_live.daemon._whole import WholeStack
+from deepfocus_live.daemon._learning._whole import WholeStack
 from deepfocus_live.frames import luminance
 from deepfocus_live.inference import InFocusModel
 from deepfocus_live.learning import Agreement, AgreementCounter

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deepfocus_live import _platform
-from deepfocus_live.daemon._catalog import RunCatalog
-from deepfocus_live.daemon._view_making import make_projection, make_volume
+from deepfocus_live.daemon._page._catalog import RunCatalog
+from deepfocus_live.daemon._page._view_making import make_projection, make_volume
 from deepfocus_live.errors import InputError
 from deepfocus_live.frames import StackKey
 from deepfocus_live.web import InFocusVolume, NotPossibleError, Progress, Projection, ViewKind

@@ -1,0 +1,1 @@
+"""Carries out what the room `learning` decides: judges stacks, teaches, swaps, takes back."""
