@@ -33,6 +33,7 @@ __all__ = [
     "lower_priority",
     "lower_thread_priority",
     "make_private",
+    "partial_name",
     "preallocate",
     "processor_name",
     "replace",
@@ -198,17 +199,27 @@ def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
     Of several who write it at once the last one's stays. A `private` one is this user's alone.
     Nothing is synced: after a power cut it may be the old one, or empty.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = partial_name(path)
     try:
         if private:
-            partial.touch(mode=0o600)
-            make_private(partial)
-        partial.write_bytes(data)
+            Path(partial).touch(mode=0o600)
+            make_private(Path(partial))
+        with open(partial, "wb") as file:
+            file.write(data)
         replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            Path(partial).unlink(missing_ok=True)
         raise
+
+
+def partial_name(path: Path) -> str:
+    """Return a name beside `path` that nobody else has, for what will be renamed to it.
+
+    No Path: pathlib interns each name, and CPython's table of interned strings doubles, to 4 MB,
+    when enough of them have come and gone.
+    """
+    return f"{path}.{uuid.uuid4().hex}.partial"
 
 
 def make_private(path: Path) -> None:

@@ -63,6 +63,7 @@ class Attachment:
         self._subscribed = False
         self._daemon_state: str | None = None
         self._masked: dict[str, int] = {}
+        self._masked_earlier = 0  # of runs that are no longer remembered
         self._latest: MaskResult | None = None
         self._stacks = StackMemory()
         self._acquiring_on: int | None = None
@@ -209,12 +210,12 @@ class Attachment:
             there is a daemon now; `restarts`: how often it had to be started again. Numbers of
             frames: `frames_taken` from the acquisition, `frames_sent` to where the death of this
             process cannot take them, `frames_durable` on the disk, `frames_waiting` for that,
-            `frames_masked` of the last 1000 runs, as of at most a second ago, `frames_refused` as
-            their run could not be opened, `frames_spilled` by way of a disk as the ring was full,
-            `frames_missed` as the camera did not deliver them. `waits` and `waited_s`: how often
-            and how long the acquisition was slowed. `live`: whether live mode is followed. `space`:
-            in one line why the present run does not fit on its disk, else None. `runs`: folders of
-            the last runs.
+            `frames_masked` as of at most a second ago, `frames_refused` as their run could not be
+            opened, `frames_spilled` by way of a disk as the ring was full, `frames_missed` as the
+            camera did not deliver them. `waits` and `waited_s`: how often and how long the
+            acquisition was slowed. `live`: whether live mode is followed. `space`: in one line why
+            the present run does not fit on its disk, else None. `runs`: folders of the last 100
+            runs.
         """
         sender = self._sender
         address = sender.link.daemon
@@ -228,7 +229,7 @@ class Attachment:
             "frames_sent": sender.frames_sent,
             "frames_durable": sender.frames_durable,
             "frames_waiting": sender.frames_waiting,
-            "frames_masked": sum(self._masked.get(run_id, 0) for run_id in list(sender.run_ids)),
+            "frames_masked": self._masked_earlier + sum(self._masked.values()),
             "frames_refused": sender.counts.refused,
             "frames_spilled": sender.counts.spilled,
             "frames_missed": sender.counts.missed,
@@ -332,9 +333,11 @@ class Attachment:
 
     def _note_masked(self, counts: Mapping[str, int]) -> None:
         known = self._sender.run_ids
-        kept = {run_id: count for run_id, count in self._masked.items() if run_id in known}
         ours = {run_id: count for run_id, count in counts.items() if run_id in known}
-        self._masked = kept | ours
+        counted = self._masked | ours
+        self._masked_earlier += sum(counted.pop(run_id) for run_id in counted.keys() - set(known))
+        # Not changed in place: `status` goes through it in another thread.
+        self._masked = counted
 
     def _call(self) -> None:
         while (event := self._events.get()) is not None:

@@ -77,7 +77,7 @@ _RETRY_S = 0.5
 _LOOK_S = 0.005
 _AGAIN_S = 2.0
 """Between two askings for a run that the disk has no room for."""
-_MOST_RUNS = 1000
+_MOST_RUNS = 100
 """That are remembered: a program may stay attached for weeks."""
 
 

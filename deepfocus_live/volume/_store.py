@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,10 +46,10 @@ def write_whole(path: Path, data: bytes | bytearray | memoryview, *, sync: bool)
     With `sync` the data have reached the medium when this returns; their name has once the folder
     is synced.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial = _platform.partial_name(path)
     try:
         # Not buffered: one call for all of it, and no copy on the way.
-        with partial.open("wb", buffering=0) as file:
+        with open(partial, "wb", buffering=0) as file:
             unwritten = memoryview(data)
             if unwritten.nbytes >= _WORTH_RESERVING:
                 # The writing takes a third less of the processor's time than where the blocks
@@ -62,7 +61,7 @@ def write_whole(path: Path, data: bytes | bytearray | memoryview, *, sync: bool)
                 _platform.sync_file(file.fileno())
         _platform.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        Path(partial).unlink(missing_ok=True)
         raise
 
 

@@ -14,7 +14,7 @@ import useq
 
 from deepfocus_live import Run, open_run
 from deepfocus_live.errors import InputError
-from deepfocus_live.microscope import Attachment, MaskResult, StackResult, attach
+from deepfocus_live.microscope import Attachment, MaskResult, StackResult, _sender, attach
 from deepfocus_live.microscope.simulated import SimulatedMicroscope, load_simulated_microscope
 from deepfocus_live.ring import leftover_rings, private_daemon
 from deepfocus_live.simulation import demo_stack
@@ -107,7 +107,11 @@ def test_live_masks_are_those_of_what_is_seen_and_nothing_is_stored(bench: Bench
     assert not any(mask.live for mask in bench.masks)
 
 
-def test_status_tells_what_the_daemon_does_and_how_many_masks_there_are(bench: Bench) -> None:
+def test_status_tells_what_the_daemon_does_and_how_many_masks_there_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sender, "_MOST_RUNS", 1)
+
     def wait_for(key: str, value: object) -> None:
         until = time.monotonic() + 10  # it is as old as the last heartbeat
         while bench.attached.status()[key] != value:
@@ -118,6 +122,9 @@ def test_status_tells_what_the_daemon_does_and_how_many_masks_there_are(bench: B
     before = bench.attached.status()["frames_masked"]
     run = bench.run(useq.MDASequence(z_plan={"absolute": bench.z_um}))
     wait_for("frames_masked", before + N_SLICES)
+    # Another run: the first is no longer remembered, what it had counts all the same.
+    bench.run(useq.MDASequence(z_plan={"absolute": bench.z_um}))
+    wait_for("frames_masked", before + 2 * N_SLICES)
     assert bench.attached.status()["frames_durable"] >= N_SLICES
     assert len([line for line in run.journal if line["kind"] == "mask"]) == N_SLICES
     wait_for("state", "ready")
