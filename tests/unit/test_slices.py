@@ -108,8 +108,8 @@ class _PowerCut:
         time.sleep(0.001)
         self._names[Path(path)] = names
 
-    def _named(self, source: Path, target: Path) -> None:
-        file = source.stat()
+    def _named(self, source: Path | str, target: Path) -> None:
+        file = os.stat(source)
         if self._sizes.get(file.st_ino) != file.st_size:
             self.torn.append(target)
         self._replace(source, target)
